@@ -1,0 +1,165 @@
+"""`edgekit export`: a model becomes a verified bundle for each target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from edgekit.cli.output import Json, emit, note, say, table
+
+if TYPE_CHECKING:
+    from edgekit.exporters import Plan
+    from edgekit.pipeline import ExportResult
+
+MODEL, GATES, OUTPUT = "Model", "Gates", "Export"
+
+
+def command(
+    target: Annotated[
+        list[str] | None, typer.Option("--target", "-t", help="A board; repeat it for several.", rich_help_panel=OUTPUT)
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--source", "--model", help="A shipped model, .onnx, .pt2, folder or module:function.", rich_help_panel=MODEL
+        ),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="Another file than ./edgekit.toml.")] = None,
+    name: Annotated[str | None, typer.Option(help="The model's name.", rich_help_panel=MODEL)] = None,
+    spec: Annotated[str | None, typer.Option(help="A ModelSpec as JSON.", rich_help_panel=MODEL)] = None,
+    shapes: Annotated[
+        str | None, typer.Option(help='Symbolic shapes: \'image=["batch",3,8,8]\'.', rich_help_panel=MODEL)
+    ] = None,
+    preprocess: Annotated[str | None, typer.Option(help="A TOML table: '{resize=\"stretch\"}'.", rich_help_panel=MODEL)] = None,
+    postprocess: Annotated[str | None, typer.Option(help="A TOML table.", rich_help_panel=MODEL)] = None,
+    labels: Annotated[str | None, typer.Option(help="A text file, one class a line.", rich_help_panel=MODEL)] = None,
+    data: Annotated[str | None, typer.Option(help="Held-out data for the quality gate.", rich_help_panel=GATES)] = None,
+    split: Annotated[str | None, typer.Option(help="A split of the data.", rich_help_panel=GATES)] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="ap50, ap, top1 or package:function.", rich_help_panel=GATES)
+    ] = None,
+    trust_code: Annotated[
+        bool | None, typer.Option("--trust-code", help="Allow sources that execute code.", rich_help_panel=MODEL)
+    ] = None,
+    steps: Annotated[str | None, typer.Option(help="The recipe: 'fuse,rewrite'.", rich_help_panel=MODEL)] = None,
+    calibration_data: Annotated[str | None, typer.Option(help="Real inputs for parity.", rich_help_panel=GATES)] = None,
+    calibration_samples: Annotated[int | None, typer.Option(help="How many of them.", rich_help_panel=GATES)] = None,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Largest relative deviation of a tensor.", rich_help_panel=GATES)
+    ] = None,
+    max_drop: Annotated[float | None, typer.Option(help="Points that may be lost.", rich_help_panel=GATES)] = None,
+    quality_samples: Annotated[int | None, typer.Option(help="At most so many.", rich_help_panel=GATES)] = None,
+    input: Annotated[str | None, typer.Option(help="as-is or uint8-nhwc.", rich_help_panel=OUTPUT)] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, fp32 or fp16.", rich_help_panel=OUTPUT)] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="A folder, or a file ending in .edgekit.", rich_help_panel=OUTPUT)
+    ] = None,
+    sign_key: Annotated[str | None, typer.Option(help="Sign with this private key.", rich_help_panel=OUTPUT)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, write nothing.")] = False,
+    json: Json = False,
+) -> None:
+    """Export a model for a board: lower it, check it against its parent, and publish a bundle.
+
+    Options come from edgekit.toml in this folder; without one, the shipped FemtoDet is exported.
+    """
+    from edgekit import pipeline
+    from edgekit.config import load_config, parse_flag_table
+    from edgekit.errors import UsageError
+    from edgekit.progress import Progress
+
+    flags: dict[str, Any] = {
+        "target": tuple(target) if target else None,
+        **{"source": source, "name": name, "spec": spec, "labels": labels, "data": data, "split": split},
+        **{"metric": metric, "trust_code": trust_code, "calibration_data": calibration_data},
+        **{"calibration_samples": calibration_samples, "tolerance": tolerance, "max_drop": max_drop},
+        **{"quality_samples": quality_samples, "input": input, "precision": precision, "output": output},
+        **{"sign_key": sign_key, "steps": tuple(filter(None, steps.split(","))) if steps is not None else None},
+        "shapes": parse_flag_table(shapes, "--shapes") if shapes else None,
+        "preprocess": parse_flag_table(preprocess, "--preprocess") if preprocess else None,
+        "postprocess": parse_flag_table(postprocess, "--postprocess") if postprocess else None,
+    }
+    options, found = load_config(config, flags)
+    targets = options.export.targets
+    if not targets:
+        raise UsageError("no target", where="--target", why="neither flag nor file names one", fix="edgekit targets lists them")
+    if not json:
+        if found:
+            note(f"options from {found}")
+        elif source is None:
+            note("no edgekit.toml here and no --source: exporting the shipped FemtoDet")
+    if dry_run:
+        plans = [pipeline.plan(options, each) for each in targets]
+        emit(plans, json, lambda all_plans: [_print_plan(each) for each in all_plans])  # type: ignore[func-returns-value]
+        for each in plans:
+            each.require_supported()
+        return
+    results = []
+    for each in targets:
+        progress = Progress((lambda _: None) if json else (lambda step, each=each: note(f"{each}: {step}")))
+        results.append(pipeline.export(options, each, _place(options.export.output, each, len(targets)), progress))
+        if not json:
+            _print_result(results[-1])
+    if json:
+        emit([_summary(result) for result in results], True, lambda _: None)
+
+
+def _place(output: str | None, target: str, targets: int) -> Path | None:
+    """With several targets, the output is a folder of bundles."""
+    if output is None:
+        return None
+    if targets == 1:
+        return Path(output)
+    Path(output).mkdir(parents=True, exist_ok=True)
+    return Path(output) / f"{target}.edgekit"
+
+
+def _summary(result: ExportResult) -> dict[str, Any]:
+    manifest = result.manifest
+    return {
+        "bundle": str(result.path),
+        "name": manifest.name,
+        "version": manifest.version,
+        "target": manifest.target,
+        "parity": manifest.parity,
+        "quality": manifest.quality,
+        "questions": manifest.questions,
+        "bytes": sum(entry.size for entry in manifest.files),
+        "costs": result.progress.costs,
+    }
+
+
+def _print_result(result: ExportResult) -> None:
+    manifest = result.manifest
+    size = sum(entry.size for entry in manifest.files if entry.role in ("model", "weights")) / 1024
+    say(f"{result.path}  {manifest.name} v{manifest.version} for {manifest.target.name}, {manifest.target.precision}, model {size:.0f} KiB")
+    for parity in manifest.parity:
+        say(
+            f"  parity   {parity.relative:.1e} relative on {parity.samples} {parity.inputs} input(s), allowed {parity.tolerance:.0e};"
+            f" {parity.where} against {parity.against}"
+        )
+    quality = manifest.quality
+    if quality.status == "measured":
+        say(f"  quality  {quality.metric} {quality.parent:.2f} -> {quality.bundle:.2f} on {quality.samples} samples")
+    else:
+        say(f"  quality  unknown: {quality.reason}")
+    for question in manifest.questions:
+        say(f"  open     {question.what}: {question.reason}")
+    if manifest.questions:
+        say(f"  next     on the board: edgekit prove {result.path.name}")
+    for cost in result.progress.costs:
+        say(f"  took     {cost.seconds:5.1f} s, peak {cost.peak_rss_mib:.0f} MiB  {cost.step}")
+
+
+def _print_plan(plan: Plan) -> None:
+    say(f"{plan.target}: {plan.runtime}, {plan.precision} ({plan.reason})")
+    groups: dict[tuple[str, str, str], list[int]] = {}
+    for row in plan.rows:
+        groups.setdefault((row.op, row.where, row.precision), []).append(row.macs)
+    rows = [(op, len(macs), where, kind, f"{sum(macs) / 1e6:.2f}") for (op, where, kind), macs in sorted(groups.items())]
+    table(("operator", "nodes", "where", "precision", "MMAC"), rows)
+    for problem in plan.problems:
+        say(f"unsupported: {problem.op} {problem.node}: {problem.problem}")
+    for text in plan.notes:
+        say(f"note: {text}")

@@ -1,0 +1,67 @@
+"""`edgekit init`: write a commented edgekit.toml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgekit.cli.output import Json, emit, say
+
+TEMPLATE = '''\
+# What `edgekit export` reads. Every option is also a flag of the same name, and the flag wins.
+
+[model]
+# a shipped model ("femtodet"), a file (.onnx, .pt2), a folder with config.json and model.safetensors,
+# or "module:function" that returns (nn.Module, example inputs)
+source = "{source}"
+# name = "my-detector"
+# spec = "spec.json"              # a ModelSpec as JSON instead of the options below
+# shapes = {{ image = ["batch", 3, 224, 224] }}
+# preprocess = {{ resize = "letterbox", mean = [123.675, 116.28, 103.53], std = [58.4, 57.1, 57.4] }}
+# postprocess = {{ kind = "classification", outputs = ["logits"] }}
+# labels = "labels.txt"           # or ["cat", "dog"]
+# data = "data/val"               # held-out data for the quality gate: a VOC or YOLO folder, a folder a class, .npz
+# split = "val"
+# metric = "top1"                 # ap50, ap, top1, or "package:function"
+# trust_code = false              # .pt2 files and functions execute code when they are loaded
+
+[recipe]
+# steps = ["fuse", "rewrite"]     # the default for torch models
+
+[calibration]
+# calibration_data = "data/train" # real inputs on which bundle and parent are compared
+# calibration_samples = 4
+
+[quality]
+# tolerance = 1e-4                # largest relative deviation of a tensor from the parent
+# max_drop = 0.5                  # points of the metric that may be lost
+# quality_samples = 1000
+
+[export]
+target = "{target}"          # `edgekit targets` lists them; a list exports for several
+# input = "uint8-nhwc"            # move layout, cast and normalisation into the graph
+# precision = "auto"              # auto, fp32, fp16
+# output = "bundles/detector"     # a folder; with the ending .edgekit a single file
+# sign_key = "release.key"
+'''
+
+
+def command(
+    source: Annotated[str, typer.Option(help="What [model] source shall say.")] = "femtodet",
+    target: Annotated[str, typer.Option(help="What [export] target shall say.")] = "orin-nano",
+    json: Json = False,
+) -> None:
+    """Write a commented edgekit.toml into this folder."""
+    from edgekit import profiles
+    from edgekit.config import FILE
+    from edgekit.errors import UsageError
+
+    profiles.get(target)
+    try:
+        with Path(FILE).open("x", encoding="utf-8") as file:
+            file.write(TEMPLATE.format(source=source, target=target))
+    except FileExistsError as error:
+        raise UsageError(f"{FILE} exists", where=str(Path.cwd()), why="it is not replaced", fix="edit or remove it") from error
+    emit({"written": FILE}, json, lambda value: say(f"wrote {value['written']}; next: edgekit export"))

@@ -1,0 +1,144 @@
+"""`edgekit.toml`: the options of an export, each also a flag of the same name; the flag wins."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from edgekit.errors import InputError
+from edgekit.spec import ClassificationPostprocess, DetectionPostprocess
+from edgekit.structure import decode
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+FILE = "edgekit.toml"
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """What to export, and what it is for the outside."""
+
+    source: str = "femtodet"
+    name: str | None = None
+    spec: str | None = None
+    shapes: dict[str, tuple[int | str, ...]] = field(default_factory=dict)
+    preprocess: dict[str, Any] | None = None
+    postprocess: DetectionPostprocess | ClassificationPostprocess | None = None
+    labels: str | tuple[str, ...] | None = None
+    data: str | None = None
+    split: str | None = None
+    metric: str | None = None
+    trust_code: bool = False
+
+
+@dataclass(frozen=True)
+class RecipeOptions:
+    """The steps between the model and its graph; None is the source's usual recipe."""
+
+    steps: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """Real inputs on which bundle and parent are compared; by default the first of `model.data`."""
+
+    calibration_data: str | None = None
+    calibration_samples: int = 4
+
+
+@dataclass(frozen=True)
+class QualityOptions:
+    """The bar: relative deviation per tensor, and points of the metric that may be lost."""
+
+    tolerance: float | None = None
+    max_drop: float = 0.5
+    quality_samples: int | None = None
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Where to, and in which form."""
+
+    target: str | tuple[str, ...] = ()
+    input: Literal["as-is", "uint8-nhwc"] = "as-is"
+    precision: Literal["auto", "fp32", "fp16"] = "auto"
+    output: str | None = None
+    sign_key: str | None = None
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The targets as a tuple, however they were written."""
+        return (self.target,) if isinstance(self.target, str) else self.target
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole file."""
+
+    model: ModelOptions = ModelOptions()
+    recipe: RecipeOptions = RecipeOptions()
+    calibration: CalibrationOptions = CalibrationOptions()
+    quality: QualityOptions = QualityOptions()
+    export: ExportOptions = ExportOptions()
+
+
+SECTIONS = {
+    "model": ModelOptions,
+    "recipe": RecipeOptions,
+    "calibration": CalibrationOptions,
+    "quality": QualityOptions,
+    "export": ExportOptions,
+}
+
+
+def load_config(path: Path | None, flags: Mapping[str, Any]) -> tuple[Config, Path | None]:
+    """The configuration, and the file that it came from.
+
+    Args:
+        path: a file that was asked for; None takes `edgekit.toml` of the working folder where there is one.
+        flags: option name to value, for the flags that were given; they win.
+
+    Raises:
+        InputError: the file is missing or malformed, or a value does not fit.
+    """
+    found = path or (Path(FILE) if Path(FILE).is_file() else None)
+    data = read_toml(found) if found else {}
+    for section, options in SECTIONS.items():
+        given = {option.name: flags[option.name] for option in fields(options) if flags.get(option.name) is not None}
+        if given and isinstance(data.get(section, {}), dict):
+            data[section] = {**data.get(section, {}), **given}
+    return decode(Config, data, str(found or "options")), found
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Parse a TOML file.
+
+    Raises:
+        InputError: missing, not UTF-8, or not TOML; the reason names line and column.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError("the configuration cannot be read", where=str(path), why=error.strerror or str(error)) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError("the configuration is not TOML", where=str(path), why=str(error), fix="edgekit init writes one") from error
+
+
+def parse_flag_table(text: str, flag: str) -> Any:
+    """The value of a flag that is a TOML value, such as `{height = 224, width = 224}` or `image=["batch", 3, 8, 8]`.
+
+    Raises:
+        InputError: it is not TOML.
+    """
+    for candidate in (f"value = {text}", f"[value]\n{text}"):
+        try:
+            return tomllib.loads(candidate)["value"]
+        except tomllib.TOMLDecodeError as error:
+            why = str(error)
+    raise InputError(f"{flag} is not a TOML value", where=f"{flag} {text}", why=why, fix="for example: {height = 224, width = 224}")

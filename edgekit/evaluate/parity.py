@@ -1,0 +1,89 @@
+"""Do two runs say the same? The gate that follows every export asks it of outputs, and of inner tensors on a breach."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+_FLOOR = 1e-6  # below this size a tensor counts as zero, and its deviation is not blown up by dividing by it
+
+
+@dataclass(frozen=True)
+class Gap:
+    """How far a tensor is from its reference.
+
+    Attributes:
+        tensor: its name.
+        max_abs: the largest absolute deviation; infinite where the two cannot be compared.
+        relative: `max|a - b| / max(1e-6, max|b|)`, b the reference; infinite where the two cannot be compared.
+        finite: both hold numbers wherever the reference does, and equal infinities elsewhere. False never passes.
+        reason: why the two cannot be compared, or None.
+    """
+
+    tensor: str
+    max_abs: float
+    relative: float
+    finite: bool
+    reason: str | None = None
+
+    def passes(self, tolerance: float) -> bool:
+        """Whether the relative deviation is at most `tolerance`."""
+        return self.finite and self.relative <= tolerance
+
+
+def compare(reference: Mapping[str, Array], candidate: Mapping[str, Array]) -> list[Gap]:
+    """One gap for every tensor of either side, in the reference's order.
+
+    A tensor that is missing on one side, of another shape or dtype, or not a number where the reference is one has a
+    gap that never passes. So has a reference that holds NaN: it proves nothing.
+    """
+    gaps = [_gap(name, wanted, candidate.get(name)) for name, wanted in reference.items()]
+    return gaps + [_hopeless(name, "the reference has no such tensor") for name in candidate if name not in reference]
+
+
+def first_divergence(
+    reference: Iterable[tuple[str, Array]], candidate: Mapping[str, Array], tolerance: float
+) -> Gap | None:
+    """The first gap above `tolerance`, in the order in which `reference` computes its tensors.
+
+    Tensors that the candidate does not show are passed over: optimised away, they cannot be compared.
+    """
+    for name, wanted in reference:
+        if name in candidate:
+            gap = _gap(name, wanted, candidate[name])
+            if not gap.passes(tolerance):
+                return gap
+    return None
+
+
+def _gap(name: str, wanted: Array, got: Array | None) -> Gap:
+    if got is None:
+        return _hopeless(name, "the candidate has no such tensor")
+    if got.shape != wanted.shape or got.dtype != wanted.dtype:
+        return _hopeless(name, f"{got.dtype} {got.shape} instead of {wanted.dtype} {wanted.shape}")
+    if wanted.dtype.kind not in "biuf":
+        return _hopeless(name, f"{wanted.dtype} is not a number")
+    if wanted.size == 0:
+        return Gap(name, 0.0, 0.0, finite=True)
+    if wanted.dtype.kind in "biu" and np.array_equal(wanted, got):
+        return Gap(name, 0.0, 0.0, finite=True)  # exact, also beyond what float64 can tell apart
+    exact, seen = wanted.astype(np.float64), got.astype(np.float64)
+    if np.isnan(exact).any():
+        return _hopeless(name, "the reference holds NaN")
+    numbers = np.isfinite(exact)
+    if not np.array_equal(np.isfinite(seen), numbers) or not np.array_equal(seen[~numbers], exact[~numbers]):
+        return _hopeless(name, "NaN or infinity where the reference has something else")
+    exact, seen = exact[numbers], seen[numbers]
+    max_abs = float(np.abs(seen - exact).max(initial=0.0))
+    return Gap(name, max_abs, max_abs / max(_FLOOR, float(np.abs(exact).max(initial=0.0))), finite=True)
+
+
+def _hopeless(name: str, reason: str) -> Gap:
+    return Gap(name, math.inf, math.inf, finite=False, reason=reason)

@@ -1,0 +1,144 @@
+"""The gates after an export: parity with the parent tensor by tensor, and the task's quality on held-out data.
+
+A breach raises; what this machine cannot decide becomes an open question for the board.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from edgekit.bundle import Parity, Quality, Question
+from edgekit.divergence import first_divergence_of
+from edgekit.errors import GateError
+from edgekit.evaluate.datasets import Dataset
+from edgekit.evaluate.evaluate import evaluate
+from edgekit.evaluate.parity import compare
+from edgekit.exporters import Exported
+from edgekit.graph.graph import Graph
+from edgekit.profiles import DeviceProfile
+from edgekit.runtimes.backend import Backend
+from edgekit.samples import Sample
+from edgekit.sources import Parent
+from edgekit.spec import ModelSpec
+
+Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+
+# Largest deviation from the parent, relative to the largest output. fp32: kernels sum in another order (1e-6 is
+# usual, OpenVINO's bf16 default gives 8e-3 and must fail). fp16: weights and, where computed so, activations carry
+# 11 bits, and some fifty layers of rounding add up.
+TOLERANCES = {"fp32": 1e-4, "fp16": 3e-2}
+
+
+def parity_gate(
+    parent: Parent,
+    run: Run,
+    samples: Sequence[Sample],
+    tolerance: float,
+    where: str,
+    locate: Callable[[Sample], str],
+) -> tuple[Parity, ...]:
+    """Compare the bundle with its parent on every sample.
+
+    Args:
+        run: runs the bundle.
+        tolerance: bound on max|a-b| / max(1e-6, max|b|) a tensor.
+        where: what ran, for the record.
+        locate: names the first tensor that diverges; called only on a breach.
+
+    Returns:
+        One record a kind of sample: `real`, `drawn`, `random`.
+
+    Raises:
+        GateError: a tensor deviates beyond the tolerance, is not finite, or has another shape or dtype.
+    """
+    records = []
+    for origin in dict.fromkeys(sample.origin for sample in samples):
+        chosen = [sample for sample in samples if sample.origin == origin]
+        worst_absolute = worst_relative = 0.0
+        for sample in chosen:
+            for gap in compare(parent.run(sample.parent), run(sample.bundle)):
+                if not gap.within(tolerance):
+                    raise GateError(
+                        f"parity: output {gap.tensor!r} deviates from the parent on {origin} input",
+                        where=locate(sample),
+                        why=f"{gap.describe()}; allowed is {tolerance:.3g}, against {parent.reference_name()} in {where}",
+                        fix="mend the layer that is named, or state a wider bar with --tolerance",
+                    )
+                worst_absolute, worst_relative = max(worst_absolute, gap.max_abs), max(worst_relative, gap.relative)
+        records.append(
+            Parity(
+                where=where,
+                against=parent.reference_name(),
+                samples=len(chosen),
+                inputs=origin,
+                max_abs=worst_absolute,
+                relative=worst_relative,
+                tolerance=tolerance,
+                passed=True,
+            )
+        )
+    return tuple(records)
+
+
+def locator(
+    parent: Parent, canonical: Graph, exported: Exported, backend: Backend, tolerance: float
+) -> Callable[[Sample], str]:
+    """A function that names, for a sample, the first tensor that diverges and the source line it comes from."""
+    return lambda sample: first_divergence_of(parent, canonical, exported, backend, sample, tolerance)
+
+
+def quality_gate(
+    parent: Parent, bundle_spec: ModelSpec, run: Run, data: Dataset | None, metric: Any, max_drop: float, limit: int | None
+) -> Quality:
+    """The task metric of parent and bundle on the user's data.
+
+    Args:
+        metric: None for the spec's built-in metric, or a callable on predictions and truths.
+        max_drop: points that may be lost.
+        limit: at most so many samples.
+
+    Raises:
+        GateError: the bundle loses more than `max_drop`.
+    """
+    if data is None or not data.has_truth:
+        reason = "no data was given" if data is None else "the data has no labels"
+        return Quality(status="unknown", reason=f"{reason}: parity of outputs is all that was checked")
+    if metric is None and parent.spec.metric is None:
+        return Quality(status="unknown", reason="no metric is set: parity of outputs is all that was checked")
+    chosen = data.first(limit)
+    before = evaluate(parent.run, parent.spec, chosen, metric)
+    after = evaluate(run, bundle_spec, chosen, metric)
+    if not before.value - after.value <= max_drop:
+        raise GateError(
+            f"quality: {before.metric} fell from {before.value:.2f} to {after.value:.2f}",
+            where=f"{before.samples} samples of {data.name}",
+            why=f"{before.value - after.value:.2f} points are lost, allowed are {max_drop:.2f}",
+            fix="export in a higher precision, or state another bar with --max-drop",
+        )
+    return Quality(
+        status="measured",
+        metric=before.metric,
+        parent=before.value,
+        bundle=after.value,
+        max_drop=max_drop,
+        samples=before.samples,
+        data_sha256=data.sha256,
+    )
+
+
+def open_questions(profile: DeviceProfile, exported: Exported, tolerance: float) -> tuple[Question, ...]:
+    """What only the board can answer. A profile that pins no machine describes this one, and leaves nothing open."""
+    if not profile.isa:
+        return ()
+    here = platform.machine()
+    kernels = f"the {profile.runtime} engine is built on the board" if exported.rehearsal else "its kernels are chosen there"
+    known = "this machine is not known to be one" if here in profile.isa else f"this machine is {here}"
+    reason = f"{kernels}; {known}"
+    return (
+        Question("parity-on-device", "parity", f"same outputs on {profile.title}", reason, tolerance=tolerance),
+        Question("latency-on-device", "latency", f"median latency on {profile.title}", reason, unit="ms"),
+    )

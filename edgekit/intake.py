@@ -1,0 +1,155 @@
+"""Puts together what an export starts from: the parent, what it is for the outside, the data and the metric."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from edgekit.config import Config, ModelOptions
+from edgekit.errors import InputError, UsageError
+from edgekit.evaluate.datasets import Dataset, open_dataset
+from edgekit.evaluate.evaluate import BUILT_IN_METRICS
+from edgekit.sources import Parent, open_source, resolve
+from edgekit.spec import ImagePreprocess, ModelSpec, TensorSpec
+from edgekit.structure import decode
+
+
+@dataclass(frozen=True)
+class Intake:
+    """The parent with its completed spec, and the data of the gates; None where there is none.
+
+    Attributes:
+        metric: a callable of the user's, or None for the spec's built-in one.
+        calibration: real inputs for the parity gate.
+    """
+
+    parent: Parent
+    data: Dataset | None
+    calibration: Dataset | None
+    metric: Callable[..., float] | None
+    licences: tuple[str, ...] = ()
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the model is for the outside."""
+        return self.parent.spec
+
+
+def take_in(config: Config) -> Intake:
+    """Load the model and complete its spec from the configuration.
+
+    Raises:
+        UsageError, InputError: something does not exist, is malformed, or does not fit together.
+    """
+    options = config.model
+    parent = open_source(options.source, shapes=options.shapes, trust_code=options.trust_code, name=options.name)
+    spec = complete_spec(parent.spec, options)
+    parent = replace(parent, spec=spec)  # type: ignore[type-var]  # every Parent is a frozen dataclass
+    data = open_dataset(options.data, spec, options.split) if options.data else None
+    calibration = config.calibration.calibration_data
+    return Intake(
+        parent,
+        data,
+        open_dataset(calibration, spec) if calibration else data,
+        _metric(options, data),
+    )
+
+
+def complete_spec(spec: ModelSpec, options: ModelOptions) -> ModelSpec:
+    """`spec` as the source knows it, overridden by `--spec`, then by single options."""
+    if options.spec is not None:
+        told = read_spec(Path(options.spec))
+        spec = replace(told, inputs=_agreed(spec.inputs, told.inputs, options.spec), name=options.name or told.name)
+    if options.labels is not None:
+        spec = replace(spec, labels=_labels(options.labels))
+    if options.preprocess is not None:
+        spec = replace(spec, preprocess=_preprocess(spec, options.preprocess))
+    if options.postprocess is not None:
+        post = options.postprocess
+        known = {tensor.name for tensor in spec.outputs}
+        unknown = [name for name in post.outputs if name not in known]
+        if unknown:
+            raise UsageError(
+                f"postprocess reads no output {unknown[0]!r}",
+                where="[model] postprocess.outputs",
+                fix="outputs: " + ", ".join(sorted(known)),
+            )
+        spec = replace(spec, postprocess=post, task=post.kind)
+    if options.metric in BUILT_IN_METRICS:
+        spec = replace(spec, metric=options.metric)
+    elif spec.metric is None and spec.postprocess is not None:
+        spec = replace(spec, metric={"detection": "ap50", "classification": "top1"}[spec.postprocess.kind])
+    return spec
+
+
+def read_spec(path: Path) -> ModelSpec:
+    """A ModelSpec in JSON.
+
+    Raises:
+        InputError: missing, not JSON, or a field that does not fit.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError("the spec cannot be read", where=str(path), why=error.strerror or str(error)) from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError("the spec is not JSON", where=str(path), why=str(error)) from error
+    return ModelSpec.from_json(data, str(path))
+
+
+def _agreed(found: tuple[TensorSpec, ...], told: tuple[TensorSpec, ...], where: str) -> tuple[TensorSpec, ...]:
+    """The told inputs, where they name the model's own with the same dtypes and ranks."""
+    as_key = [(tensor.name, tensor.dtype, len(tensor.shape)) for tensor in found]
+    if as_key != [(tensor.name, tensor.dtype, len(tensor.shape)) for tensor in told]:
+        shown = "; ".join(f"{tensor.name} {tensor.dtype} {tensor.shape}" for tensor in found)
+        raise InputError("the spec's inputs are not the model's", where=where, why=f"the model has {shown}")
+    return told
+
+
+def _preprocess(spec: ModelSpec, table: Mapping[str, Any]) -> ImagePreprocess:
+    """The declared preprocessing; what the model's input already says may be left out."""
+    image = spec.inputs[0]
+    if len(image.shape) != 4:
+        raise UsageError(
+            "preprocess needs an image input of four dimensions", where=f"input {image.name}", why=f"its shape is {image.shape}"
+        )
+    layout = table.get("layout", "nhwc" if image.shape[3] == 3 else "nchw")
+    height, width = (image.shape[1], image.shape[2]) if layout == "nhwc" else (image.shape[2], image.shape[3])
+    known = {"input": image.name, "layout": layout, "dtype": image.dtype, "height": height, "width": width}
+    known = {key: value for key, value in known.items() if key in ("input", "layout", "dtype") or isinstance(value, int)}
+    allowed = {field.name for field in fields(ImagePreprocess)}
+    return decode(ImagePreprocess, {**{k: v for k, v in known.items() if k in allowed}, **table}, "[model] preprocess")
+
+
+def _labels(labels: str | tuple[str, ...]) -> tuple[str, ...]:
+    """Class names, or a text file with one a line."""
+    if isinstance(labels, tuple):
+        return labels
+    try:
+        return tuple(line.strip() for line in Path(labels).read_text(encoding="utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError("the labels cannot be read", where=labels, why=str(error), fix="a text file, one name a line") from error
+
+
+def _metric(options: ModelOptions, data: Dataset | None) -> Callable[..., float] | None:
+    """The user's own metric; a name of a built-in one stands in the spec."""
+    if options.metric is None or options.metric in BUILT_IN_METRICS:
+        return None
+    if ":" not in options.metric:
+        raise UsageError(
+            f"unknown metric {options.metric!r}",
+            where="[model] metric",
+            fix=f"built in: {', '.join(BUILT_IN_METRICS)}; or package:function with --trust-code",
+        )
+    if not options.trust_code:
+        raise UsageError(
+            f"metric {options.metric!r} executes code",
+            where="[model] metric",
+            why="package:function imports a module and calls it",
+            fix="if you trust it, repeat with --trust-code",
+        )
+    metric: Callable[..., float] = resolve(options.metric)
+    return metric

@@ -1,0 +1,309 @@
+"""Where models come from: shipped ones, ONNX files, exported programs, Python functions, Hugging Face folders.
+
+Each becomes a `Parent`: the model as it was handed in, what it is for the outside, and how to run it as the
+reference that every export is held against.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import pickle
+import sys
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edgekit.bundle import Source
+from edgekit.compress import DEFAULT_RECIPE, Applied, Recipe
+from edgekit.errors import InputError, UsageError
+from edgekit.graph.from_onnx import import_onnx, infer_spec, read_onnx
+from edgekit.graph.from_torch import export_torch
+from edgekit.graph.graph import Graph
+from edgekit.models.catalog import CATALOG, load_folder
+from edgekit.runtimes.backend import EngineRequest
+from edgekit.runtimes.onnxruntime import BACKEND as ORT
+from edgekit.spec import ModelSpec, TensorSpec
+
+Feeds = Mapping[str, np.ndarray]
+
+
+class Parent(Protocol):
+    """A model as it was handed in."""
+
+    source: Source
+    spec: ModelSpec
+
+    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        """The reference outputs by name."""
+        ...
+
+    def to_graph(self, spec: ModelSpec, recipe: Recipe | None, opset: int, ir_version: int) -> tuple[Graph, tuple[Applied, ...]]:
+        """The canonical graph after the recipe's steps, and their history; None is the source's usual recipe."""
+        ...
+
+    def reference_name(self) -> str:
+        """What computes the reference: `torch 2.13.0`."""
+        ...
+
+
+@dataclass(frozen=True)
+class TorchParent:
+    """A module in evaluation mode, or an exported program, with example inputs."""
+
+    source: Source
+    spec: ModelSpec
+    module: nn.Module
+    example: tuple[Tensor, ...]
+    program: torch.export.ExportedProgram | None = None
+
+    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        tensors = [torch.from_numpy(np.ascontiguousarray(feeds[tensor.name])) for tensor in self.spec.inputs]
+        with torch.no_grad():
+            outputs = flat_tensors(self.module(*tensors))
+        return {tensor.name: out.numpy() for tensor, out in zip(self.spec.outputs, outputs, strict=True)}
+
+    def to_graph(self, spec: ModelSpec, recipe: Recipe | None, opset: int, ir_version: int) -> tuple[Graph, tuple[Applied, ...]]:
+        if self.program is not None:
+            _refuse_recipe(recipe, "an exported program's modules are gone")
+            return export_torch(self.program, self.example, spec, opset, ir_version), ()
+        steps = recipe if recipe is not None else Recipe.parse(DEFAULT_RECIPE)
+        module, history = steps.apply(self.module, self.example)
+        return export_torch(module, self.example, spec, opset, ir_version), history
+
+    def reference_name(self) -> str:
+        return f"torch {torch.__version__}"
+
+
+@dataclass(frozen=True)
+class OnnxParent:
+    """An ONNX file; its reference is the file as it is, in ONNX Runtime."""
+
+    source: Source
+    spec: ModelSpec
+    path: Path
+
+    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        if not hasattr(self, "_engine"):
+            object.__setattr__(self, "_engine", ORT.open(EngineRequest(read_onnx(self.path).SerializeToString())))
+        outputs: dict[str, np.ndarray] = self._engine.run(feeds)  # type: ignore[attr-defined]
+        return outputs
+
+    def to_graph(self, spec: ModelSpec, recipe: Recipe | None, opset: int, ir_version: int) -> tuple[Graph, tuple[Applied, ...]]:
+        _refuse_recipe(recipe, "an ONNX file has no torch modules")
+        return import_onnx(read_onnx(self.path), opset, ir_version), ()
+
+    def reference_name(self) -> str:
+        return f"the original file in onnxruntime {ORT.version()}"
+
+
+def open_source(
+    text: str, *, shapes: Mapping[str, tuple[int | str, ...]] | None = None, trust_code: bool = False, name: str | None = None
+) -> Parent:
+    """Load what `text` names.
+
+    Args:
+        text: a shipped model's name, a path to `.onnx` or `.pt2`, a Hugging Face folder, or `module:function`.
+        shapes: shapes by input name, where symbolic dimensions are wanted.
+        trust_code: allow sources that execute code.
+        name: the model's name; by default it follows from the source.
+
+    Raises:
+        UsageError: nothing of that name, or it executes code and `trust_code` is not set.
+        InputError: the file is unreadable or malformed.
+    """
+    path = Path(text)
+    if text in CATALOG:
+        return _from_catalog(text, name)
+    if path.suffix == ".onnx":
+        return _from_onnx(path, name)
+    if path.suffix == ".pt2":
+        _require_trust(trust_code, text, "torch's archive loader unpickles parts of a .pt2 file")
+        return _from_pt2(path, name)
+    if path.is_dir():
+        return _from_folder(path, name)
+    if ":" in text and not path.exists():
+        _require_trust(trust_code, text, "module:function imports a module and calls it")
+        return _from_function(text, shapes or {}, name)
+    raise UsageError(
+        f"no model {text!r}",
+        where="[model] source",
+        why="it is neither a shipped model, nor an .onnx or .pt2 file, a model folder, or module:function",
+        fix="shipped models: " + ", ".join(sorted(CATALOG)),
+    )
+
+
+def flat_tensors(output: Any) -> list[Tensor]:
+    """The tensors in a module's output, in order."""
+    if isinstance(output, Tensor):
+        return [output]
+    if isinstance(output, Mapping):
+        return [tensor for item in output.values() for tensor in flat_tensors(item)]
+    if isinstance(output, tuple | list):
+        return [tensor for item in output for tensor in flat_tensors(item)]
+    raise InputError(
+        f"the model returns {type(output).__name__}", where="forward", why="only tensors, tuples, lists and dicts can be exported"
+    )
+
+
+def _from_catalog(name: str, alias: str | None) -> Parent:
+    entry = CATALOG[name]
+    module, spec, digest = entry.load()
+    source = Source("builtin", f"{name} ({entry.weights})", digest, _parameters(module))
+    return TorchParent(source, _renamed(spec, alias), module.eval(), _example(spec))
+
+
+def _from_folder(path: Path, name: str | None) -> Parent:
+    module, spec, digest = load_folder(path)
+    source = Source("huggingface", path.name, digest, _parameters(module))
+    return TorchParent(source, _renamed(spec, name), module.eval(), _example(spec))
+
+
+def _from_onnx(path: Path, name: str | None) -> Parent:
+    model = read_onnx(path)
+    source = Source("onnx", path.name, hashlib.sha256(path.read_bytes()).hexdigest())
+    return OnnxParent(source, infer_spec(model, name or path.stem), path)
+
+
+def _from_pt2(path: Path, name: str | None) -> Parent:
+    if not path.is_file():
+        raise InputError("no such file", where=str(path), fix="check the path")
+    try:
+        program = torch.export.load(path)
+    except (RuntimeError, ValueError, KeyError, OSError, zipfile.BadZipFile, pickle.UnpicklingError, EOFError) as error:
+        raise InputError(
+            "this is not a readable exported program",
+            where=str(path),
+            why=str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__,
+            fix="write it with torch.export.save, by a torch no newer than the one installed",
+        ) from error
+    example, keywords = program.example_inputs or ((), {})
+    if keywords or not example or not all(isinstance(item, Tensor) for item in example):
+        raise InputError(
+            "the program's inputs are not plain positional tensors", where=str(path), fix="export it with positional tensors"
+        )
+    names = [str(name) for name in program.graph_signature.user_inputs]
+    shapes = {tensor: _symbolic_shape(program, tensor) for tensor in names}
+    module = program.module()
+    spec = _spec_of(name or path.stem, module, dict(zip(names, example, strict=True)), shapes)
+    source = Source("pt2", path.name, hashlib.sha256(path.read_bytes()).hexdigest(), _parameters(module))
+    return TorchParent(source, spec, module, tuple(example), program)
+
+
+def _from_function(text: str, shapes: Mapping[str, tuple[int | str, ...]], name: str | None) -> Parent:
+    result = resolve(text)()
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], nn.Module)):
+        raise InputError(
+            f"{text} does not return (nn.Module, example inputs)",
+            where="[model] source",
+            why=f"it returned {type(result).__name__}",
+            fix="return model, (example_tensor, ...)",
+        )
+    module, given = result[0].eval(), result[1]
+    example = (given,) if isinstance(given, Tensor) else tuple(given)
+    if not example or not all(isinstance(item, Tensor) for item in example):
+        raise InputError("the example inputs are not tensors", where=text, fix="return model, (example_tensor, ...)")
+    names = list(inspect.signature(module.forward).parameters)[: len(example)]
+    unknown = sorted(set(shapes) - set(names))
+    if unknown:
+        raise UsageError(f"shapes names no input {unknown[0]!r}", where="[model] shapes", fix=f"inputs: {', '.join(names)}")
+    spec = _spec_of(name or text.split(":")[1], module, dict(zip(names, example, strict=True)), shapes)
+    digest = hashlib.sha256()
+    for key, value in sorted(module.state_dict().items()):
+        digest.update(key.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    source = Source("module", text, digest.hexdigest(), _parameters(module))
+    return TorchParent(source, spec, module, _example(spec))
+
+
+def resolve(text: str) -> Any:
+    """The object that `package.module:name` names, the working folder included in the search.
+
+    Raises:
+        UsageError: the module or the name does not exist.
+    """
+    module_name, _, attribute = text.partition(":")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        return getattr(importlib.import_module(module_name), attribute)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise UsageError(
+            f"cannot find {text!r}", where="package:function", why=str(error), fix="run edgekit in the folder of the module"
+        ) from error
+    finally:
+        sys.path.pop(0)
+
+
+def _spec_of(
+    name: str, module: nn.Module, example: Mapping[str, Tensor], shapes: Mapping[str, tuple[int | str, ...]]
+) -> ModelSpec:
+    """A spec from example inputs; outputs are found by running the module."""
+    inputs = tuple(
+        TensorSpec(key, _dtype(tensor), shapes.get(key) or tuple(tensor.shape)) for key, tensor in example.items()
+    )
+    with torch.no_grad():
+        found = flat_tensors(module(*example.values()))
+    batch = next((tensor.shape[0] for tensor in inputs if tensor.shape and isinstance(tensor.shape[0], str)), None)
+    outputs = tuple(
+        TensorSpec(
+            "output" if len(found) == 1 else f"output_{i}",
+            _dtype(tensor),
+            ((batch, *tensor.shape[1:]) if batch and tensor.ndim else tuple(tensor.shape)),
+        )
+        for i, tensor in enumerate(found)
+    )
+    return ModelSpec(name, "tensor", inputs, outputs)
+
+
+def _example(spec: ModelSpec) -> tuple[Tensor, ...]:
+    """Example inputs of the spec's shapes: symbolic dimensions are 2, since torch specialises sizes 0 and 1."""
+    random = torch.Generator().manual_seed(0)
+    return tuple(_example_tensor(tensor, random) for tensor in spec.inputs)
+
+
+def _example_tensor(tensor: TensorSpec, random: torch.Generator) -> Tensor:
+    shape = [dim if isinstance(dim, int) else 2 for dim in tensor.shape]
+    dtype = getattr(torch, tensor.dtype)
+    if dtype.is_floating_point:
+        return torch.randn(shape, generator=random).to(dtype)
+    return torch.randint(0, 2, shape, generator=random).to(dtype)
+
+
+def _symbolic_shape(program: torch.export.ExportedProgram, name: str) -> tuple[int | str, ...]:
+    node = next(node for node in program.graph.nodes if node.name == name)
+    return tuple(dim if isinstance(dim, int) else str(dim) for dim in node.meta["val"].shape)
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _renamed(spec: ModelSpec, name: str | None) -> ModelSpec:
+    from dataclasses import replace
+
+    return replace(spec, name=name) if name else spec
+
+
+def _refuse_recipe(recipe: Recipe | None, why: str) -> None:
+    if recipe is not None and recipe.steps:
+        raise UsageError("this source takes no recipe", where="[recipe] steps", why=why, fix="leave the recipe empty")
+
+
+def _require_trust(trusted: bool, text: str, why: str) -> None:
+    if not trusted:
+        raise UsageError(
+            f"loading {text!r} executes code",
+            where="[model] source",
+            why=f"{why}: a hostile one can do anything that you can",
+            fix="if you trust where it came from, repeat with --trust-code",
+        )

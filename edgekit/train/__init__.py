@@ -1,0 +1,1 @@
+"""Training: labels to boxes, losses, augmentation and the loop."""

@@ -1,0 +1,71 @@
+"""TensorRT on Jetson, the portable half: a strongly typed ONNX within the JetPack's ceilings, and a recipe as data.
+
+The engine is born on the board: no flag makes one portable. What this machine can check, it checks; the engine's
+parity and speed stay open questions in the bundle.
+"""
+
+from __future__ import annotations
+
+import json
+
+from edgekit.exporters.exporter import Artifact, Exported, LoweringRequest, Plan, choose_precision, plan_rows
+from edgekit.graph.half import to_half
+from edgekit.graph.rules.tensorrt import unsupported_nodes
+from edgekit.profiles import DeviceProfile
+from edgekit.spec import ModelSpec
+
+BUILD_SCHEMA = "edgekit/tensorrt-build/1"
+# Sizes of a symbolic batch dimension in the optimization profile: minimum, optimum, maximum.
+BATCH = (1, 1, 8)
+# Of the memory that is free when the board builds: CPU and GPU share it, and the builder needs room beside its workspace.
+WORKSPACE_FRACTION = 0.5
+
+
+class TensorRtExporter:
+    """The exporter `tensorrt`."""
+
+    name = "tensorrt"
+
+    def plan(self, request: LoweringRequest) -> Plan:
+        precision, reason = choose_precision(request, refused={})
+        rows = plan_rows(request.graph, "gpu", precision, unsupported_nodes(request.graph.model))
+        notes = ("the engine is built on the board; until then its parity and speed are open questions",)
+        return Plan(request.profile.name, self.name, precision, reason, rows, notes)
+
+    def export(self, request: LoweringRequest, plan: Plan) -> Exported:
+        plan.require_supported()
+        graph = to_half(request.graph) if plan.precision == "fp16" else request.graph
+        recipe = json.dumps(build_recipe(request.spec, request.profile), indent=1, sort_keys=True) + "\n"
+        files = (
+            Artifact("model.onnx", "model", graph.serialized()),
+            Artifact("build.json", "recipe", recipe.encode()),
+        )
+        settings = request.profile.settings
+        return Exported(files, graph, plan.precision, settings, rehearsal="onnxruntime", portable=False)
+
+
+def build_recipe(spec: ModelSpec, profile: DeviceProfile) -> dict[str, object]:
+    """Builder settings as data, for the engine half on the board.
+
+    Strongly typed networks need a flag on TensorRT 10 and are the only kind on 11; precision stands in the ONNX.
+    """
+    return {
+        "schema": BUILD_SCHEMA,
+        "tensorrt": {"min": profile.runtime_min, "below": profile.runtime_below},
+        "network_flags": ["STRONGLY_TYPED"],
+        "builder_optimization_level": 3,
+        "workspace": {"rule": "fraction-of-free-memory", "fraction": WORKSPACE_FRACTION},
+        "timing_cache": f"{profile.name}.timing",
+        "optimization_profiles": [
+            {
+                tensor.name: {
+                    label: [dim if isinstance(dim, int) else size for dim in tensor.shape]
+                    for label, size in zip(("min", "opt", "max"), BATCH, strict=True)
+                }
+                for tensor in spec.inputs
+            }
+        ],
+    }
+
+
+EXPORTER = TensorRtExporter()

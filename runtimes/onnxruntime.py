@@ -1,0 +1,82 @@
+"""ONNX Runtime on the CPU, silent: telemetry off before import, errors only in its log, no provider but the asked one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from edgekit.errors import InputError, MissingError
+from edgekit.runtimes.backend import EngineRequest
+
+_LOG_ERRORS_ONLY = 3
+
+
+class OnnxRuntimeEngine:
+    """An ONNX Runtime session on the CPU provider."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self._outputs = [output.name for output in session.get_outputs()]
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return dict(zip(self._outputs, self._session.run(self._outputs, feeds), strict=True))
+
+    def close(self) -> None:
+        self._session = None
+
+
+class OnnxRuntimeBackend:
+    """The backend `onnxruntime`."""
+
+    name = "onnxruntime"
+    devices = ("cpu",)
+
+    def version(self) -> str:
+        return str(import_onnxruntime().__version__)
+
+    def open(self, request: EngineRequest) -> OnnxRuntimeEngine:
+        ort = import_onnxruntime()
+        options = ort.SessionOptions()
+        options.log_severity_level = _LOG_ERRORS_ONLY
+        if request.threads is not None:
+            options.intra_op_num_threads = request.threads
+        for key, value in request.settings.items():
+            options.add_session_config_entry(key, value)
+        try:
+            session = ort.InferenceSession(request.model, options, providers=["CPUExecutionProvider"])
+        except (RuntimeError, *_ort_errors()) as error:
+            raise InputError(
+                "ONNX Runtime cannot load the model",
+                where=f"onnxruntime {self.version()}",
+                why=str(error).strip().splitlines()[0],
+                fix="export it for the version installed here, or install the version that the manifest names",
+            ) from error
+        return OnnxRuntimeEngine(session)
+
+
+def import_onnxruntime() -> Any:
+    """The onnxruntime package, with telemetry switched off before it is imported."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read by the library when it is loaded
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        raise MissingError(
+            "ONNX Runtime is not installed",
+            where="import onnxruntime",
+            why=str(error),
+            fix="pip install 'edgekit[onnxruntime]'",
+        ) from error
+    return onnxruntime
+
+
+def _ort_errors() -> tuple[type[Exception], ...]:
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    kinds = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented)
+    return tuple(kinds)
+
+
+BACKEND = OnnxRuntimeBackend()

@@ -1,0 +1,72 @@
+"""OpenVINO on the CPU, silent: its telemetry package is blocked before import, and models are read, never converted."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from edgekit.errors import InputError, MissingError
+from edgekit.runtimes.backend import EngineRequest
+
+
+class OpenVinoEngine:
+    """A compiled model with one inference request."""
+
+    def __init__(self, compiled: Any, outputs: tuple[str, ...]) -> None:
+        self._request = compiled.create_infer_request()
+        self._outputs = [
+            next((name for name in outputs if name in port.names), port.any_name) for port in compiled.outputs
+        ]
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        results = self._request.infer(feeds, share_inputs=True, share_outputs=False)
+        return dict(zip(self._outputs, results.to_tuple(), strict=True))
+
+    def close(self) -> None:
+        self._request = None
+
+
+class OpenVinoBackend:
+    """The backend `openvino`."""
+
+    name = "openvino"
+    devices = ("cpu",)
+
+    def version(self) -> str:
+        return str(import_openvino().__version__).split("-")[0]
+
+    def open(self, request: EngineRequest) -> OpenVinoEngine:
+        ov = import_openvino()
+        config = {"PERFORMANCE_HINT": "LATENCY", **request.settings}
+        if request.threads is not None:
+            config["INFERENCE_NUM_THREADS"] = str(request.threads)
+        core = ov.Core()
+        try:
+            model = core.read_model(model=request.model, weights=request.weights or b"")
+            compiled = core.compile_model(model, "CPU", config)
+        except RuntimeError as error:
+            raise InputError(
+                "OpenVINO cannot load the model",
+                where=f"openvino {self.version()}",
+                why=str(error).strip().splitlines()[-1],
+                fix="export it for the version installed here, or install the version that the manifest names",
+            ) from error
+        return OpenVinoEngine(compiled, request.outputs)
+
+
+def import_openvino() -> Any:
+    """The openvino package, with its telemetry blocked before it is imported."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None makes its import fail
+    try:
+        import openvino
+    except ModuleNotFoundError as error:
+        raise MissingError(
+            "OpenVINO is not installed", where="import openvino", why=str(error), fix="pip install 'edgekit[openvino]'"
+        ) from error
+    return openvino
+
+
+BACKEND = OpenVinoBackend()

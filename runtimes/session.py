@@ -1,0 +1,223 @@
+"""A loaded bundle: `run` tensors, or `predict` on pictures, the same over every backend."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from edgekit import plugins
+from edgekit.bundle import Bundle, Manifest, RuntimeNeed
+from edgekit.errors import InputError, MissingError, UsageError
+from edgekit.processing.classify import Ranking, top_k
+from edgekit.processing.detect import Detections, detections
+from edgekit.processing.preprocess import prepare_batch
+from edgekit.runtimes.backend import Backend, Engine, EngineRequest
+from edgekit.spec import ClassificationPostprocess, DetectionPostprocess, ModelSpec
+
+Prediction = Detections | Ranking
+
+
+class Session:
+    """A bundle that is loaded in its runtime. Use `load`; close it, or use it as a context manager."""
+
+    def __init__(self, manifest: Manifest, backend: Backend, engine: Engine) -> None:
+        self.manifest = manifest
+        self.spec: ModelSpec = manifest.model
+        self.runtime = f"{backend.name} {backend.version()}"
+        self._engine = engine
+        self._expected = {
+            tensor.name: (np.dtype(tensor.dtype), tensor.shape, len(tensor.shape)) for tensor in self.spec.inputs
+        }
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run the model once.
+
+        Args:
+            feeds: every input by name, in the dtype and shape that `spec.inputs` states.
+
+        Raises:
+            InputError: an input is missing or unknown, or has another dtype or shape.
+        """
+        if feeds.keys() != self._expected.keys():
+            raise _wrong_names(sorted(feeds), sorted(self._expected))
+        for name, array in feeds.items():
+            dtype, shape, rank = self._expected[name]
+            if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != rank:
+                raise _wrong_array(name, array, dtype, shape)
+            for have, want in zip(array.shape, shape, strict=True):
+                if have != want and isinstance(want, int):
+                    raise _wrong_array(name, array, dtype, shape)
+        return self._engine.run(feeds)
+
+    def predict(self, image: np.ndarray) -> Prediction:
+        """From a picture, uint8 RGB (height, width, 3), to detections in its pixels or ranked classes.
+
+        Raises:
+            UsageError: the bundle carries no pre- or postprocessing.
+            InputError: the picture has another dtype or shape.
+        """
+        return self.predict_batch([image])[0]
+
+    def predict_batch(self, images: Sequence[np.ndarray]) -> list[Prediction]:
+        """`predict` on several pictures at once, in one run where the batch dimension is symbolic."""
+        pre, post = self.spec.preprocess, self.spec.postprocess
+        if pre is None or post is None:
+            raise UsageError(
+                f"{self.spec.name} cannot take pictures",
+                where="manifest: model",
+                why="the bundle carries no " + ("preprocessing" if pre is None else "postprocessing"),
+                fix="use run() with tensors, or export with [model] preprocess and postprocess",
+            )
+        if not images:
+            return []
+        if len(images) > 1 and not isinstance(self.spec.inputs[0].shape[0], str):
+            return [prediction for image in images for prediction in self.predict_batch([image])]
+        tensor, placements = prepare_batch(pre, images)
+        outputs = self.run({pre.input: tensor})
+        if isinstance(post, DetectionPostprocess):
+            return list(detections(post, outputs, placements))
+        assert isinstance(post, ClassificationPostprocess)
+        return list(top_k(post, outputs))
+
+    def warmup(self, count: int = 3) -> None:
+        """Run `count` times on zeros, symbolic dimensions taken as 1, so that lazy set-up is over."""
+        feeds = {
+            name: np.zeros([dim if isinstance(dim, int) else 1 for dim in shape], dtype)
+            for name, (dtype, shape, _) in self._expected.items()
+        }
+        for _ in range(count):
+            self.run(feeds)
+
+    def close(self) -> None:
+        """Free what the runtime holds."""
+        self._engine.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def load(
+    path: str | Path, *, key: str | Path | bytes | None = None, threads: int | None = None, runtime: str | None = None
+) -> Session:
+    """Load a bundle in the runtime that it was exported for.
+
+    Args:
+        path: a bundle, folder or `.edgekit` file.
+        key: a public key; with one, unsigned and wrongly signed bundles are refused.
+        threads: threads for one inference; None leaves it to the runtime.
+        runtime: another runtime to use instead. Nothing falls back on its own: a bundle for a GPU runs on the CPU
+            only where this says so.
+
+    Raises:
+        InputError: the path is no bundle.
+        IntegrityError: the bundle was changed, or its signature does not fit `key`.
+        MissingError: the runtime, or this machine, is not what the bundle needs.
+    """
+    with Bundle.open(Path(path), key=Path(key) if isinstance(key, str) else key) as bundle:
+        return open_session(bundle, threads=threads, runtime=runtime)
+
+
+def open_session(bundle: Bundle, *, threads: int | None = None, runtime: str | None = None) -> Session:
+    """`load` for a bundle that is already open."""
+    manifest = bundle.manifest
+    need = manifest.target.runtime
+    own = runtime is None or runtime == need.name
+    backend = backend_named(runtime or need.name)
+    if own:
+        _check_version(backend, need)
+        _check_machine(manifest)
+    models, weights = bundle.files_with_role("model"), bundle.files_with_role("weights")
+    if not own and not models[0].endswith(".onnx"):
+        raise UsageError(
+            f"{manifest.name} cannot run on {backend.name}",
+            where=models[0],
+            why=f"its model is in the format of {need.name}",
+            fix="export it for a target with that runtime",
+        )
+    request = EngineRequest(
+        model=bundle.read(models[0]),
+        weights=bundle.read(weights[0]) if weights else None,
+        settings=manifest.target.settings if own else {},
+        threads=threads,
+        outputs=tuple(tensor.name for tensor in manifest.model.outputs),
+    )
+    return Session(manifest, backend, backend.open(request))
+
+
+def backend_named(name: str) -> Backend:
+    """The backend registered as `name`.
+
+    Raises:
+        MissingError: no installed package brings it.
+    """
+    if name not in plugins.names("edgekit.runtimes"):
+        raise MissingError(
+            f"no runtime {name!r} is available here",
+            where="edgekit.runtimes",
+            why="no installed package registers it; here are: " + (", ".join(plugins.names("edgekit.runtimes")) or "none"),
+            fix="run it on the device, or pass runtime='onnxruntime' to compute on this CPU instead",
+        )
+    backend: Backend = plugins.load("edgekit.runtimes", name)
+    return backend
+
+
+def version_numbers(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version: `1.32.0rc1` gives (1, 32, 0)."""
+    numbers = []
+    for part in version.split("."):
+        digits = part[: len(part) - len(part.lstrip("0123456789"))]
+        if not digits:
+            break
+        numbers.append(int(digits))
+    return tuple(numbers)
+
+
+def _check_version(backend: Backend, need: RuntimeNeed) -> None:
+    have = version_numbers(backend.version())
+    wanted = f"{need.name} >= {need.min}" + (f", < {need.below}" if need.below else "")
+    if have < version_numbers(need.min) or (need.below and have >= version_numbers(need.below)):
+        raise MissingError(
+            f"the bundle needs {wanted}",
+            where=f"{backend.name} {backend.version()}",
+            why="outside that range the model was never checked",
+            fix=f"pip install '{wanted.replace(' ', '')}'",
+        )
+
+
+def _check_machine(manifest: Manifest) -> None:
+    isa = manifest.target.isa
+    if isa and platform.machine() not in isa:
+        raise MissingError(
+            f"the bundle needs a machine with {' or '.join(isa)}",
+            where=platform.machine(),
+            why=f"it was exported for {manifest.target.name}",
+            fix="run it there, or export for a target of this machine",
+        )
+
+
+def _wrong_names(have: list[str], want: list[str]) -> InputError:
+    return InputError(
+        "the inputs do not match the model's",
+        where=f"got {', '.join(have) or 'none'}",
+        why=f"the model takes {', '.join(want)}",
+        fix="session.spec.inputs lists names, dtypes and shapes",
+    )
+
+
+def _wrong_array(name: str, array: object, dtype: np.dtype, shape: tuple[int | str, ...]) -> InputError:
+    got = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+    return InputError(
+        f"input {name!r} is not what the model takes",
+        where=f"got {got}",
+        why=f"it takes {dtype} ({', '.join(map(str, shape))})",
+        fix="convert the array; session.spec.inputs lists names, dtypes and shapes",
+    )
