@@ -3,7 +3,8 @@
 .PHONY: help demo test test-all bench lint format clean FORCE
 .DELETE_ON_ERROR:
 
-# In the root of the repository the checkout would shadow the installed package, and without its mapped rooms.
+# In the root of the repository the checkout would shadow the installed package, and without its mapped rooms; mypy and
+# lint-imports look into the working folder all the same, so they are run from another one.
 export PYTHONSAFEPATH = 1
 
 VENV := .venv
@@ -37,8 +38,8 @@ bench: $(VENV)/.installed
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check --quiet $(CHECKED)
 	$(BIN)/ruff check --quiet $(CHECKED)
-	$(BIN)/mypy --strict -p edgekit
-	$(BIN)/lint-imports
+	cd $(VENV) && bin/mypy --strict -p edgekit --config-file ../pyproject.toml --cache-dir ../.mypy_cache
+	cd $(VENV) && bin/lint-imports --config ../pyproject.toml --no-cache
 	$(BIN)/python tools/check_patterns.py
 
 format: $(VENV)/.installed
@@ -46,7 +47,7 @@ format: $(VENV)/.installed
 	$(BIN)/ruff check --fix --quiet $(CHECKED)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find $(CHECKED) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- the environment --------------------------------------------------------------------------------------------------

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # not from typing: importing that would cost more than all of this file
 if TYPE_CHECKING:
     from edgekit.pipeline import export as export
     from edgekit.runtimes import Session as Session
@@ -14,13 +13,14 @@ __version__ = "0.1.0"
 _HOMES = {"load": "edgekit.runtimes", "Session": "edgekit.runtimes", "export": "edgekit.pipeline"}
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import a public name on first use: `import edgekit` alone costs next to nothing."""
     if name not in _HOMES:
         raise AttributeError(f"module 'edgekit' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_HOMES[name]), name)
+    found: object = getattr(import_module(_HOMES[name]), name)
+    return found
 
 
 def __dir__() -> list[str]:

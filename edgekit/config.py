@@ -125,9 +125,13 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError("the configuration cannot be read", where=str(path), why=error.strerror or str(error)) from error
+        raise InputError(
+            "the configuration cannot be read", where=str(path), why=error.strerror or str(error)
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError("the configuration is not TOML", where=str(path), why=str(error), fix="edgekit init writes one") from error
+        raise InputError(
+            "the configuration is not TOML", where=str(path), why=str(error), fix="edgekit init writes one"
+        ) from error
 
 
 def parse_flag_table(text: str, flag: str) -> Any:
@@ -141,4 +145,6 @@ def parse_flag_table(text: str, flag: str) -> Any:
             return tomllib.loads(candidate)["value"]
         except tomllib.TOMLDecodeError as error:
             why = str(error)
-    raise InputError(f"{flag} is not a TOML value", where=f"{flag} {text}", why=why, fix="for example: {height = 224, width = 224}")
+    raise InputError(
+        f"{flag} is not a TOML value", where=f"{flag} {text}", why=why, fix="for example: {height = 224, width = 224}"
+    )

@@ -1,4 +1,4 @@
-"""Finds where a bundle leaves its parent: the torch module that the export changed, or the first tensor the runtime did."""
+"""Finds where a bundle leaves its parent: in the torch module that the export changed, or in the target's runtime."""
 
 from __future__ import annotations
 
@@ -23,15 +23,17 @@ def first_divergence_of(
     First the torch modules are compared with the canonical graph in ONNX Runtime, then the canonical graph with the
     lowered one in the target's runtime, tensor by tensor in the order of computation.
     """
-    reference = trace(canonical, ORT, sample.bundle, {})
-    if isinstance(parent, TorchParent):
-        found = _diverging_module(parent, canonical, reference, sample, tolerance)
-        if found:
-            return found
+    settings = {} if exported.rehearsal else dict(exported.settings)
     try:
-        candidate = trace(exported.graph, backend, sample.bundle, dict(exported.settings))
+        reference = trace(canonical, ORT, sample.bundle, {})
+        candidate = trace(exported.graph, backend, sample.bundle, settings)
     except EdgekitError as error:
-        return f"unknown: the lowered graph cannot be traced ({error.what})"
+        return f"unknown: the graph cannot be traced tensor by tensor ({error.what})"
+    wanted = parent.run(sample.parent)
+    before_runtime = [gap for gap in compare(wanted, {name: reference[name] for name in wanted if name in reference})]
+    if not all(gap.within(tolerance) for gap in before_runtime):
+        found = _diverging_module(parent, canonical, reference, sample, tolerance)
+        return found or f"output {before_runtime[0].tensor!r} of the canonical graph, before any runtime"
     same_dtype = {name: got.astype(reference[name].dtype) for name, got in candidate.items() if name in reference}
     gap = first_divergence(reference.items(), same_dtype, tolerance)
     if gap is not None:

@@ -41,7 +41,9 @@ def _try(what: str, version: Callable[[], str]) -> Capability:
 
 def _runtime_version(name: str) -> str:
     if name not in plugins.names("edgekit.runtimes"):
-        raise MissingError(f"this version of edgekit has no {name} runtime", fix="run it on the device with one that has")
+        raise MissingError(
+            f"this version of edgekit has no {name} runtime", fix="run it on the device with one that has"
+        )
     return str(plugins.load("edgekit.runtimes", name).version())
 
 

@@ -92,7 +92,13 @@ def locator(
 
 
 def quality_gate(
-    parent: Parent, bundle_spec: ModelSpec, run: Run, data: Dataset | None, metric: Any, max_drop: float, limit: int | None
+    parent: Parent,
+    bundle_spec: ModelSpec,
+    run: Run,
+    data: Dataset | None,
+    metric: Any,
+    max_drop: float,
+    limit: int | None,
 ) -> Quality:
     """The task metric of parent and bundle on the user's data.
 
@@ -135,7 +141,9 @@ def open_questions(profile: DeviceProfile, exported: Exported, tolerance: float)
     if not profile.isa:
         return ()
     here = platform.machine()
-    kernels = f"the {profile.runtime} engine is built on the board" if exported.rehearsal else "its kernels are chosen there"
+    kernels = (
+        f"the {profile.runtime} engine is built on the board" if exported.rehearsal else "its kernels are chosen there"
+    )
     known = "this machine is not known to be one" if here in profile.isa else f"this machine is {here}"
     reason = f"{kernels}; {known}"
     return (

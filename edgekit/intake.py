@@ -114,12 +114,16 @@ def _preprocess(spec: ModelSpec, table: Mapping[str, Any]) -> ImagePreprocess:
     image = spec.inputs[0]
     if len(image.shape) != 4:
         raise UsageError(
-            "preprocess needs an image input of four dimensions", where=f"input {image.name}", why=f"its shape is {image.shape}"
+            "preprocess needs an image input of four dimensions",
+            where=f"input {image.name}",
+            why=f"its shape is {image.shape}",
         )
     layout = table.get("layout", "nhwc" if image.shape[3] == 3 else "nchw")
     height, width = (image.shape[1], image.shape[2]) if layout == "nhwc" else (image.shape[2], image.shape[3])
     known = {"input": image.name, "layout": layout, "dtype": image.dtype, "height": height, "width": width}
-    known = {key: value for key, value in known.items() if key in ("input", "layout", "dtype") or isinstance(value, int)}
+    known = {
+        key: value for key, value in known.items() if key in ("input", "layout", "dtype") or isinstance(value, int)
+    }
     allowed = {field.name for field in fields(ImagePreprocess)}
     return decode(ImagePreprocess, {**{k: v for k, v in known.items() if k in allowed}, **table}, "[model] preprocess")
 
@@ -131,7 +135,9 @@ def _labels(labels: str | tuple[str, ...]) -> tuple[str, ...]:
     try:
         return tuple(line.strip() for line in Path(labels).read_text(encoding="utf-8").splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError("the labels cannot be read", where=labels, why=str(error), fix="a text file, one name a line") from error
+        raise InputError(
+            "the labels cannot be read", where=labels, why=str(error), fix="a text file, one name a line"
+        ) from error
 
 
 def _metric(options: ModelOptions, data: Dataset | None) -> Callable[..., float] | None:

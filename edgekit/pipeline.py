@@ -5,25 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from edgekit import plugins, profiles, tooling
-from edgekit.bundle import Bundle, HistoryStep, Manifest, Parity, Quality, RuntimeNeed, SelfTest, TargetNeed
-from edgekit.bundle import encode_array, load_private_key, write_bundle
+from edgekit import profiles, tooling
+from edgekit.bundle import (
+    Bundle,
+    HistoryStep,
+    Manifest,
+    Parity,
+    Quality,
+    RuntimeNeed,
+    SelfTest,
+    TargetNeed,
+    encode_array,
+    load_private_key,
+    write_bundle,
+)
 from edgekit.compress import Applied, Recipe
 from edgekit.config import Config
 from edgekit.errors import EdgekitError, UsageError
-from edgekit.evaluate.datasets import Dataset
 from edgekit.exporters import Exported, LoweringRequest, Plan, exporter_for
 from edgekit.gates import TOLERANCES, locator, open_questions, parity_gate, quality_gate
-from edgekit.graph.graph import Graph
 from edgekit.graph.image_input import with_uint8_nhwc_input
 from edgekit.intake import Intake, take_in
 from edgekit.profiles import DeviceProfile
 from edgekit.progress import Progress
-from edgekit.runtimes.backend import Backend, EngineRequest
+from edgekit.runtimes.backend import EngineRequest
 from edgekit.runtimes.session import backend_named
 from edgekit.samples import Sample, collect
 from edgekit.spec import ModelSpec
@@ -137,7 +145,12 @@ def _check(intake: Intake, request: LoweringRequest, exported: Exported, config:
         locate = locator(intake.parent, request.graph, exported, backend, tolerance)
         parity = parity_gate(intake.parent, engine.run, samples, tolerance, where, locate)
         quality = quality_gate(
-            intake.parent, request.spec, engine.run, intake.data, intake.metric, config.quality.max_drop,
+            intake.parent,
+            request.spec,
+            engine.run,
+            intake.data,
+            intake.metric,
+            config.quality.max_drop,
             config.quality.quality_samples,
         )
     finally:

@@ -14,7 +14,9 @@ def describe(prediction: Prediction, spec: ModelSpec, min_score: float) -> list[
     if isinstance(prediction, Detections):
         rows = zip(prediction.labels.tolist(), prediction.scores.tolist(), prediction.boxes.tolist(), strict=True)
         return [
-            {"label": label_name(spec, label), "score": score, "box": box} for label, score, box in rows if score >= min_score
+            {"label": label_name(spec, label), "score": score, "box": box}
+            for label, score, box in rows
+            if score >= min_score
         ]
     return [{"label": label_name(spec, label), "score": score} for label, score in prediction]
 

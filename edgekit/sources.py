@@ -45,7 +45,9 @@ class Parent(Protocol):
         """The reference outputs by name."""
         ...
 
-    def to_graph(self, spec: ModelSpec, recipe: Recipe | None, opset: int, ir_version: int) -> tuple[Graph, tuple[Applied, ...]]:
+    def to_graph(
+        self, spec: ModelSpec, recipe: Recipe | None, opset: int, ir_version: int
+    ) -> tuple[Graph, tuple[Applied, ...]]:
         """The canonical graph after the recipe's steps, and their history; None is the source's usual recipe."""
         ...
 
@@ -70,7 +72,9 @@ class TorchParent:
             outputs = flat_tensors(self.module(*tensors))
         return {tensor.name: out.numpy() for tensor, out in zip(self.spec.outputs, outputs, strict=True)}
 
-    def to_graph(self, spec: ModelSpec, recipe: Recipe | None, opset: int, ir_version: int) -> tuple[Graph, tuple[Applied, ...]]:
+    def to_graph(
+        self, spec: ModelSpec, recipe: Recipe | None, opset: int, ir_version: int
+    ) -> tuple[Graph, tuple[Applied, ...]]:
         if self.program is not None:
             _refuse_recipe(recipe, "an exported program's modules are gone")
             return export_torch(self.program, self.example, spec, opset, ir_version), ()
@@ -96,7 +100,9 @@ class OnnxParent:
         outputs: dict[str, np.ndarray] = self._engine.run(feeds)  # type: ignore[attr-defined]
         return outputs
 
-    def to_graph(self, spec: ModelSpec, recipe: Recipe | None, opset: int, ir_version: int) -> tuple[Graph, tuple[Applied, ...]]:
+    def to_graph(
+        self, spec: ModelSpec, recipe: Recipe | None, opset: int, ir_version: int
+    ) -> tuple[Graph, tuple[Applied, ...]]:
         _refuse_recipe(recipe, "an ONNX file has no torch modules")
         return import_onnx(read_onnx(self.path), opset, ir_version), ()
 
@@ -105,7 +111,11 @@ class OnnxParent:
 
 
 def open_source(
-    text: str, *, shapes: Mapping[str, tuple[int | str, ...]] | None = None, trust_code: bool = False, name: str | None = None
+    text: str,
+    *,
+    shapes: Mapping[str, tuple[int | str, ...]] | None = None,
+    trust_code: bool = False,
+    name: str | None = None,
 ) -> Parent:
     """Load what `text` names.
 
@@ -149,7 +159,9 @@ def flat_tensors(output: Any) -> list[Tensor]:
     if isinstance(output, tuple | list):
         return [tensor for item in output for tensor in flat_tensors(item)]
     raise InputError(
-        f"the model returns {type(output).__name__}", where="forward", why="only tensors, tuples, lists and dicts can be exported"
+        f"the model returns {type(output).__name__}",
+        where="forward",
+        why="only tensors, tuples, lists and dicts can be exported",
     )
 
 
@@ -187,7 +199,9 @@ def _from_pt2(path: Path, name: str | None) -> Parent:
     example, keywords = program.example_inputs or ((), {})
     if keywords or not example or not all(isinstance(item, Tensor) for item in example):
         raise InputError(
-            "the program's inputs are not plain positional tensors", where=str(path), fix="export it with positional tensors"
+            "the program's inputs are not plain positional tensors",
+            where=str(path),
+            fix="export it with positional tensors",
         )
     names = [str(name) for name in program.graph_signature.user_inputs]
     shapes = {tensor: _symbolic_shape(program, tensor) for tensor in names}
@@ -213,7 +227,9 @@ def _from_function(text: str, shapes: Mapping[str, tuple[int | str, ...]], name:
     names = list(inspect.signature(module.forward).parameters)[: len(example)]
     unknown = sorted(set(shapes) - set(names))
     if unknown:
-        raise UsageError(f"shapes names no input {unknown[0]!r}", where="[model] shapes", fix=f"inputs: {', '.join(names)}")
+        raise UsageError(
+            f"shapes names no input {unknown[0]!r}", where="[model] shapes", fix=f"inputs: {', '.join(names)}"
+        )
     spec = _spec_of(name or text.split(":")[1], module, dict(zip(names, example, strict=True)), shapes)
     digest = hashlib.sha256()
     for key, value in sorted(module.state_dict().items()):
@@ -234,7 +250,10 @@ def resolve(text: str) -> Any:
         return getattr(importlib.import_module(module_name), attribute)
     except (ModuleNotFoundError, AttributeError) as error:
         raise UsageError(
-            f"cannot find {text!r}", where="package:function", why=str(error), fix="run edgekit in the folder of the module"
+            f"cannot find {text!r}",
+            where="package:function",
+            why=str(error),
+            fix="run edgekit in the folder of the module",
         ) from error
     finally:
         sys.path.pop(0)

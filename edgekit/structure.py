@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 from edgekit.errors import InputError
 
 T = TypeVar("T")
+
+_LARGEST = sys.float_info.max
 
 
 def decode(cls: type[T], data: object, where: str) -> T:
@@ -94,9 +96,9 @@ def _decode_union(choices: tuple[Any, ...], data: object, where: str) -> object:
         if len(tagged) == 1:
             return _decode_dataclass(next(iter(tagged.values())), data, where)
         kind = data.get("kind")
-        if kind not in tagged:
+        if not isinstance(kind, str) or kind not in tagged:
             raise _misfit(f"{where}.kind", "one of " + ", ".join(sorted(tagged)), kind)
-        return _decode_dataclass(tagged[str(kind)], data, where)
+        return _decode_dataclass(tagged[kind], data, where)
     for choice in choices:
         if choice is not type(None) and not dataclasses.is_dataclass(choice):
             try:
@@ -122,7 +124,7 @@ def _decode_scalar(hint: Any, data: object, where: str) -> object:
     if hint is Any or hint is object:
         return data
     if hint is float and isinstance(data, int | float) and not isinstance(data, bool):
-        if not math.isfinite(data):
+        if not -_LARGEST <= data <= _LARGEST:  # infinity, NaN, and whole numbers that no float holds
             raise _misfit(where, "a finite number", data)
         return float(data)
     if isinstance(data, hint) and isinstance(data, bool) == (hint is bool):

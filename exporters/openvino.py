@@ -30,7 +30,9 @@ class OpenVinoExporter:
             if node.name in missing
         }
         notes = ["weights are stored in fp16, arithmetic is in f32"] if precision == "fp16" else []
-        notes += [f"{key} = {value}: {request.profile.because.get('settings', '')}" for key, value in _settings(request)]
+        notes += [
+            f"{key} = {value}: {request.profile.because.get('settings', '')}" for key, value in _settings(request)
+        ]
         rows = plan_rows(request.graph, "cpu", precision, problems)
         return Plan(request.profile.name, self.name, precision, reason, rows, tuple(notes))
 

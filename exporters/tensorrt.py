@@ -17,7 +17,7 @@ from edgekit.spec import ModelSpec
 BUILD_SCHEMA = "edgekit/tensorrt-build/1"
 # Sizes of a symbolic batch dimension in the optimization profile: minimum, optimum, maximum.
 BATCH = (1, 1, 8)
-# Of the memory that is free when the board builds: CPU and GPU share it, and the builder needs room beside its workspace.
+# Of the memory free when the board builds: CPU and GPU share it, and the builder needs room beside its workspace.
 WORKSPACE_FRACTION = 0.5
 
 

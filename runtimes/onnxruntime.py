@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU, silent: telemetry off before import, errors only in its log, no provider but the asked one."""
+"""ONNX Runtime on the CPU, silent: telemetry off before import, nothing in its log that is not raised as well."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from edgekit.errors import InputError, MissingError
 from edgekit.runtimes.backend import EngineRequest
 
-_LOG_ERRORS_ONLY = 3
+_LOG_FATAL_ONLY = 4  # what is less than fatal is raised, and says so better than a log
 
 
 class OnnxRuntimeEngine:
@@ -22,7 +22,15 @@ class OnnxRuntimeEngine:
         self._outputs = [output.name for output in session.get_outputs()]
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return dict(zip(self._outputs, self._session.run(self._outputs, feeds), strict=True))
+        try:
+            return dict(zip(self._outputs, self._session.run(self._outputs, feeds), strict=True))
+        except _errors() as error:
+            raise InputError(
+                "ONNX Runtime cannot run the model on this input",
+                where="session.run",
+                why=str(error).strip().splitlines()[0],
+                fix="sizes that the model leaves open may still have to fit together",
+            ) from error
 
     def close(self) -> None:
         self._session = None
@@ -40,14 +48,14 @@ class OnnxRuntimeBackend:
     def open(self, request: EngineRequest) -> OnnxRuntimeEngine:
         ort = import_onnxruntime()
         options = ort.SessionOptions()
-        options.log_severity_level = _LOG_ERRORS_ONLY
+        options.log_severity_level = _LOG_FATAL_ONLY
         if request.threads is not None:
             options.intra_op_num_threads = request.threads
         for key, value in request.settings.items():
             options.add_session_config_entry(key, value)
         try:
             session = ort.InferenceSession(request.model, options, providers=["CPUExecutionProvider"])
-        except (RuntimeError, *_ort_errors()) as error:
+        except _errors() as error:
             raise InputError(
                 "ONNX Runtime cannot load the model",
                 where=f"onnxruntime {self.version()}",
@@ -62,9 +70,9 @@ def import_onnxruntime() -> Any:
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read by the library when it is loaded
     try:
         import onnxruntime
-    except ModuleNotFoundError as error:
+    except ImportError as error:  # missing, or a library that it needs
         raise MissingError(
-            "ONNX Runtime is not installed",
+            "ONNX Runtime is not installed, or not for this system",
             where="import onnxruntime",
             why=str(error),
             fix="pip install 'edgekit[onnxruntime]'",
@@ -72,11 +80,12 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
-def _ort_errors() -> tuple[type[Exception], ...]:
+def _errors() -> tuple[type[Exception], ...]:
+    """What the library raises: it has a kind of its own for each status, and they share no base but `Exception`."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    kinds = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented)
-    return tuple(kinds)
+    own = [kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    return (RuntimeError, *own)
 
 
 BACKEND = OnnxRuntimeBackend()

@@ -22,7 +22,15 @@ class OpenVinoEngine:
         ]
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        results = self._request.infer(feeds, share_inputs=True, share_outputs=False)
+        try:
+            results = self._request.infer(feeds, share_inputs=True, share_outputs=False)
+        except RuntimeError as error:
+            raise InputError(
+                "OpenVINO cannot run the model on this input",
+                where="session.run",
+                why=str(error).strip().splitlines()[-1],
+                fix="sizes that the model leaves open may still have to fit together; a session serves one thread",
+            ) from error
         return dict(zip(self._outputs, results.to_tuple(), strict=True))
 
     def close(self) -> None:
@@ -62,9 +70,12 @@ def import_openvino() -> Any:
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None makes its import fail
     try:
         import openvino
-    except ModuleNotFoundError as error:
+    except ImportError as error:  # missing, or a library that it needs
         raise MissingError(
-            "OpenVINO is not installed", where="import openvino", why=str(error), fix="pip install 'edgekit[openvino]'"
+            "OpenVINO is not installed, or not for this system",
+            where="import openvino",
+            why=str(error),
+            fix="pip install 'edgekit[openvino]'",
         ) from error
     return openvino
 

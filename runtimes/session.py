@@ -11,27 +11,28 @@ import numpy as np
 
 from edgekit import plugins
 from edgekit.bundle import Bundle, Manifest, RuntimeNeed
-from edgekit.errors import InputError, MissingError, UsageError
+from edgekit.errors import InputError, IntegrityError, MissingError, UsageError
 from edgekit.processing.classify import Ranking, top_k
 from edgekit.processing.detect import Detections, detections
 from edgekit.processing.preprocess import prepare_batch
 from edgekit.runtimes.backend import Backend, Engine, EngineRequest
-from edgekit.spec import ClassificationPostprocess, DetectionPostprocess, ModelSpec
+from edgekit.spec import ClassificationPostprocess, DetectionPostprocess, ModelSpec, TensorSpec
 
 Prediction = Detections | Ranking
 
 
 class Session:
-    """A bundle that is loaded in its runtime. Use `load`; close it, or use it as a context manager."""
+    """A bundle that is loaded in its runtime. Use `load`; close it, or use it as a context manager.
+
+    A session serves one thread at a time; load the bundle once a thread for more.
+    """
 
     def __init__(self, manifest: Manifest, backend: Backend, engine: Engine) -> None:
         self.manifest = manifest
         self.spec: ModelSpec = manifest.model
         self.runtime = f"{backend.name} {backend.version()}"
         self._engine = engine
-        self._expected = {
-            tensor.name: (np.dtype(tensor.dtype), tensor.shape, len(tensor.shape)) for tensor in self.spec.inputs
-        }
+        self._expected = {tensor.name: (_dtype(tensor), tensor.shape, len(tensor.shape)) for tensor in self.spec.inputs}
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run the model once.
@@ -40,10 +41,11 @@ class Session:
             feeds: every input by name, in the dtype and shape that `spec.inputs` states.
 
         Raises:
-            InputError: an input is missing or unknown, or has another dtype or shape.
+            InputError: an input is missing or unknown, or has another dtype or shape, or sizes do not fit together.
+            UsageError: the session is closed.
         """
-        if feeds.keys() != self._expected.keys():
-            raise _wrong_names(sorted(feeds), sorted(self._expected))
+        if not isinstance(feeds, Mapping) or feeds.keys() != self._expected.keys():
+            raise _wrong_names(feeds, list(self._expected))
         for name, array in feeds.items():
             dtype, shape, rank = self._expected[name]
             if not isinstance(array, np.ndarray) or array.dtype != dtype or array.ndim != rank:
@@ -63,7 +65,7 @@ class Session:
         return self.predict_batch([image])[0]
 
     def predict_batch(self, images: Sequence[np.ndarray]) -> list[Prediction]:
-        """`predict` on several pictures at once, in one run where the batch dimension is symbolic."""
+        """`predict` on several pictures, in one run where the batch dimension is symbolic, else in batches of its size."""
         pre, post = self.spec.preprocess, self.spec.postprocess
         if pre is None or post is None:
             raise UsageError(
@@ -74,8 +76,11 @@ class Session:
             )
         if not images:
             return []
-        if len(images) > 1 and not isinstance(self.spec.inputs[0].shape[0], str):
-            return [prediction for image in images for prediction in self.predict_batch([image])]
+        size = self._expected[pre.input][1][0] if pre.input in self._expected else 1
+        if isinstance(size, int) and 1 <= size != len(images):
+            parts = [list(images[i : i + size]) for i in range(0, len(images), size)]
+            full = [part + part[-1:] * (size - len(part)) for part in parts]  # the last is filled up with its last
+            return [found for part in full for found in self.predict_batch(part)][: len(images)]
         tensor, placements = prepare_batch(pre, images)
         outputs = self.run({pre.input: tensor})
         if isinstance(post, DetectionPostprocess):
@@ -93,8 +98,9 @@ class Session:
             self.run(feeds)
 
     def close(self) -> None:
-        """Free what the runtime holds."""
+        """Free what the runtime holds; closing twice does no harm."""
         self._engine.close()
+        self._engine = _Closed()
 
     def __enter__(self) -> Session:
         return self
@@ -103,6 +109,16 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class _Closed:
+    """The engine of a closed session."""
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        raise UsageError("the session is closed", where="session.run", fix="load the bundle again")
+
+    def close(self) -> None:
+        pass
 
 
 def load(
@@ -121,6 +137,7 @@ def load(
         InputError: the path is no bundle.
         IntegrityError: the bundle was changed, or its signature does not fit `key`.
         MissingError: the runtime, or this machine, is not what the bundle needs.
+        UsageError: `threads` is below 1, or the model is not in a format of `runtime`.
     """
     with Bundle.open(Path(path), key=Path(key) if isinstance(key, str) else key) as bundle:
         return open_session(bundle, threads=threads, runtime=runtime)
@@ -128,6 +145,8 @@ def load(
 
 def open_session(bundle: Bundle, *, threads: int | None = None, runtime: str | None = None) -> Session:
     """`load` for a bundle that is already open."""
+    if threads is not None and threads < 1:
+        raise UsageError("no inference runs on no thread", where=f"threads={threads}", fix="1 or more, or None")
     manifest = bundle.manifest
     need = manifest.target.runtime
     own = runtime is None or runtime == need.name
@@ -136,6 +155,8 @@ def open_session(bundle: Bundle, *, threads: int | None = None, runtime: str | N
         _check_version(backend, need)
         _check_machine(manifest)
     models, weights = bundle.files_with_role("model"), bundle.files_with_role("weights")
+    if not models:
+        raise IntegrityError("the bundle has no model", where=str(bundle.path), why="no file has the role 'model'")
     if not own and not models[0].endswith(".onnx"):
         raise UsageError(
             f"{manifest.name} cannot run on {backend.name}",
@@ -163,7 +184,8 @@ def backend_named(name: str) -> Backend:
         raise MissingError(
             f"no runtime {name!r} is available here",
             where="edgekit.runtimes",
-            why="no installed package registers it; here are: " + (", ".join(plugins.names("edgekit.runtimes")) or "none"),
+            why="no installed package registers it; here are: "
+            + (", ".join(plugins.names("edgekit.runtimes")) or "none"),
             fix="run it on the device, or pass runtime='onnxruntime' to compute on this CPU instead",
         )
     backend: Backend = plugins.load("edgekit.runtimes", name)
@@ -171,13 +193,15 @@ def backend_named(name: str) -> Backend:
 
 
 def version_numbers(version: str) -> tuple[int, ...]:
-    """The leading numbers of a version: `1.32.0rc1` gives (1, 32, 0)."""
+    """The leading numbers of a version, without zeros at the end: `1.20.0rc1` gives (1, 20), as `1.20` does."""
     numbers = []
     for part in version.split("."):
         digits = part[: len(part) - len(part.lstrip("0123456789"))]
         if not digits:
             break
         numbers.append(int(digits))
+    while numbers and numbers[-1] == 0:
+        numbers.pop()
     return tuple(numbers)
 
 
@@ -204,10 +228,20 @@ def _check_machine(manifest: Manifest) -> None:
         )
 
 
-def _wrong_names(have: list[str], want: list[str]) -> InputError:
+def _dtype(tensor: TensorSpec) -> np.dtype:
+    try:
+        return np.dtype(tensor.dtype)
+    except TypeError as error:
+        raise IntegrityError(
+            f"input {tensor.name!r} is of an unknown dtype", where="manifest: model.inputs", why=str(error)
+        ) from error
+
+
+def _wrong_names(feeds: object, want: list[str]) -> InputError:
+    got = ", ".join(sorted(map(str, feeds))) if isinstance(feeds, Mapping) else f"{type(feeds).__name__}, not a mapping"
     return InputError(
         "the inputs do not match the model's",
-        where=f"got {', '.join(have) or 'none'}",
+        where=f"got {got or 'none'}",
         why=f"the model takes {', '.join(want)}",
         fix="session.spec.inputs lists names, dtypes and shapes",
     )

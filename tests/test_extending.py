@@ -91,7 +91,8 @@ def test_the_board_and_its_variant_are_targets_beside_ours(acme: Path) -> None:
 
 def test_importing_the_runtimes_file_does_not_import_what_it_wraps(acme: Path) -> None:
     code = "import sys, acme_edge.runtime; sys.exit('onnx' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=acme, env=environment, check=False)
     assert done.returncode == 0
 
 

@@ -50,7 +50,7 @@ def decode_array(data: bytes, where: str) -> npt.NDArray[Any]:
     header = _HEADER.fullmatch(data, prefix.end(), start)
     if not header:
         raise _malformed("its header is not that of an array of plain numbers", where)
-    dtype = np.dtype(header["dtype"].decode())
+    dtype = np.dtype(str(header["dtype"], "ascii"))
     shape = tuple(int(size) for size in header["shape"].replace(b",", b" ").split())
     if start + math.prod(shape) * dtype.itemsize != len(data):
         raise _malformed(f"its header promises {shape} of {dtype}, and that is not what follows", where)

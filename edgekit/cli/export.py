@@ -23,16 +23,21 @@ def command(
     source: Annotated[
         str | None,
         typer.Option(
-            "--source", "--model", help="A shipped model, .onnx, .pt2, folder or module:function.", rich_help_panel=MODEL
+            "--source",
+            "--model",
+            help="A shipped model, .onnx, .pt2, folder or module:function.",
+            rich_help_panel=MODEL,
         ),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="Another file than ./edgekit.toml.")] = None,
     name: Annotated[str | None, typer.Option(help="The model's name.", rich_help_panel=MODEL)] = None,
     spec: Annotated[str | None, typer.Option(help="A ModelSpec as JSON.", rich_help_panel=MODEL)] = None,
     shapes: Annotated[
-        str | None, typer.Option(help='Symbolic shapes: \'image=["batch",3,8,8]\'.', rich_help_panel=MODEL)
+        str | None, typer.Option(help="Symbolic shapes: 'image=[\"batch\",3,8,8]'.", rich_help_panel=MODEL)
     ] = None,
-    preprocess: Annotated[str | None, typer.Option(help="A TOML table: '{resize=\"stretch\"}'.", rich_help_panel=MODEL)] = None,
+    preprocess: Annotated[
+        str | None, typer.Option(help="A TOML table: '{resize=\"stretch\"}'.", rich_help_panel=MODEL)
+    ] = None,
     postprocess: Annotated[str | None, typer.Option(help="A TOML table.", rich_help_panel=MODEL)] = None,
     labels: Annotated[str | None, typer.Option(help="A text file, one class a line.", rich_help_panel=MODEL)] = None,
     data: Annotated[str | None, typer.Option(help="Held-out data for the quality gate.", rich_help_panel=GATES)] = None,
@@ -54,7 +59,8 @@ def command(
     input: Annotated[str | None, typer.Option(help="as-is or uint8-nhwc.", rich_help_panel=OUTPUT)] = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32 or fp16.", rich_help_panel=OUTPUT)] = None,
     output: Annotated[
-        str | None, typer.Option("--output", "-o", help="A folder, or a file ending in .edgekit.", rich_help_panel=OUTPUT)
+        str | None,
+        typer.Option("--output", "-o", help="A folder, or a file ending in .edgekit.", rich_help_panel=OUTPUT),
     ] = None,
     sign_key: Annotated[str | None, typer.Option(help="Sign with this private key.", rich_help_panel=OUTPUT)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, write nothing.")] = False,
@@ -71,11 +77,11 @@ def command(
 
     flags: dict[str, Any] = {
         "target": tuple(target) if target else None,
-        **{"source": source, "name": name, "spec": spec, "labels": labels, "data": data, "split": split},
-        **{"metric": metric, "trust_code": trust_code, "calibration_data": calibration_data},
-        **{"calibration_samples": calibration_samples, "tolerance": tolerance, "max_drop": max_drop},
-        **{"quality_samples": quality_samples, "input": input, "precision": precision, "output": output},
-        **{"sign_key": sign_key, "steps": tuple(filter(None, steps.split(","))) if steps is not None else None},
+        "source": source, "name": name, "spec": spec, "labels": labels, "data": data, "split": split,
+        "metric": metric, "trust_code": trust_code, "calibration_data": calibration_data,
+        "calibration_samples": calibration_samples, "tolerance": tolerance, "max_drop": max_drop,
+        "quality_samples": quality_samples, "input": input, "precision": precision, "output": output,
+        "sign_key": sign_key, "steps": tuple(filter(None, steps.split(","))) if steps is not None else None,
         "shapes": parse_flag_table(shapes, "--shapes") if shapes else None,
         "preprocess": parse_flag_table(preprocess, "--preprocess") if preprocess else None,
         "postprocess": parse_flag_table(postprocess, "--postprocess") if postprocess else None,
@@ -83,7 +89,9 @@ def command(
     options, found = load_config(config, flags)
     targets = options.export.targets
     if not targets:
-        raise UsageError("no target", where="--target", why="neither flag nor file names one", fix="edgekit targets lists them")
+        raise UsageError(
+            "no target", where="--target", why="neither flag nor file names one", fix="edgekit targets lists them"
+        )
     if not json:
         if found:
             note(f"options from {found}")
@@ -133,7 +141,9 @@ def _summary(result: ExportResult) -> dict[str, Any]:
 def _print_result(result: ExportResult) -> None:
     manifest = result.manifest
     size = sum(entry.size for entry in manifest.files if entry.role in ("model", "weights")) / 1024
-    say(f"{result.path}  {manifest.name} v{manifest.version} for {manifest.target.name}, {manifest.target.precision}, model {size:.0f} KiB")
+    say(
+        f"{result.path}  {manifest.name} v{manifest.version} for {manifest.target.name}, {manifest.target.precision}, model {size:.0f} KiB"
+    )
     for parity in manifest.parity:
         say(
             f"  parity   {parity.relative:.1e} relative on {parity.samples} {parity.inputs} input(s), allowed {parity.tolerance:.0e};"
@@ -157,7 +167,9 @@ def _print_plan(plan: Plan) -> None:
     groups: dict[tuple[str, str, str], list[int]] = {}
     for row in plan.rows:
         groups.setdefault((row.op, row.where, row.precision), []).append(row.macs)
-    rows = [(op, len(macs), where, kind, f"{sum(macs) / 1e6:.2f}") for (op, where, kind), macs in sorted(groups.items())]
+    rows = [
+        (op, len(macs), where, kind, f"{sum(macs) / 1e6:.2f}") for (op, where, kind), macs in sorted(groups.items())
+    ]
     table(("operator", "nodes", "where", "precision", "MMAC"), rows)
     for problem in plan.problems:
         say(f"unsupported: {problem.op} {problem.node}: {problem.problem}")

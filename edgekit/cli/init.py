@@ -9,7 +9,7 @@ import typer
 
 from edgekit.cli.output import Json, emit, say
 
-TEMPLATE = '''\
+TEMPLATE = """\
 # What `edgekit export` reads. Every option is also a flag of the same name, and the flag wins.
 
 [model]
@@ -45,7 +45,7 @@ target = "{target}"          # `edgekit targets` lists them; a list exports for 
 # precision = "auto"              # auto, fp32, fp16
 # output = "bundles/detector"     # a folder; with the ending .edgekit a single file
 # sign_key = "release.key"
-'''
+"""
 
 
 def command(
@@ -63,5 +63,7 @@ def command(
         with Path(FILE).open("x", encoding="utf-8") as file:
             file.write(TEMPLATE.format(source=source, target=target))
     except FileExistsError as error:
-        raise UsageError(f"{FILE} exists", where=str(Path.cwd()), why="it is not replaced", fix="edit or remove it") from error
+        raise UsageError(
+            f"{FILE} exists", where=str(Path.cwd()), why="it is not replaced", fix="edit or remove it"
+        ) from error
     emit({"written": FILE}, json, lambda value: say(f"wrote {value['written']}; next: edgekit export"))

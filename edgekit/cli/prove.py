@@ -13,7 +13,9 @@ from edgekit.cli.output import Json, emit, note, table
 def command(
     bundle: Annotated[Path, typer.Argument(help="A bundle.")],
     key: Annotated[Path | None, typer.Option(help="The public key that must have signed the bundle.")] = None,
-    sign_key: Annotated[Path | None, typer.Option(help="Sign the answer with this private key, not the device's.")] = None,
+    sign_key: Annotated[
+        Path | None, typer.Option(help="Sign the answer with this private key, not the device's.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads for one inference.")] = None,
     json: Json = False,
 ) -> None:
@@ -28,7 +30,16 @@ def command(
         lambda p: table(
             ("question", "kind", "status", "value", "unit", "samples", "allowed", "reason"),
             [
-                (a.id, a.kind, a.status, None if a.value is None else f"{a.value:.3g}", a.unit, a.samples, a.tolerance, a.reason)
+                (
+                    a.id,
+                    a.kind,
+                    a.status,
+                    None if a.value is None else f"{a.value:.3g}",
+                    a.unit,
+                    a.samples,
+                    a.tolerance,
+                    a.reason,
+                )
                 for a in p.answers
             ],
         ),

@@ -24,8 +24,8 @@ def command(
     json: Json = False,
 ) -> None:
     """Run a bundle on pictures: print what it finds, and draw it."""
-    from edgekit.picture import draw, find_pictures, save_picture
     from edgekit.evaluate.images import read_image
+    from edgekit.picture import draw, find_pictures, save_picture
     from edgekit.predict import describe
     from edgekit.runtimes import load
 

@@ -21,4 +21,8 @@ def command(
 
     private = load_private_key(key)
     sign_bundle(bundle, private)
-    emit({"bundle": str(bundle), "key_id": key_id(private.public_key())}, json, lambda r: say(f"signed {r['bundle']} with key {r['key_id']}"))
+    emit(
+        {"bundle": str(bundle), "key_id": key_id(private.public_key())},
+        json,
+        lambda r: say(f"signed {r['bundle']} with key {r['key_id']}"),
+    )

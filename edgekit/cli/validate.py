@@ -45,7 +45,14 @@ def command(
         lambda all_scores: table(
             ("what", "runs in", "metric", "value", *labels, "samples"),
             [
-                (s.what, s.runtime, s.metric, f"{s.value:.2f}", *(_percent(s.per_class.get(x)) for x in labels), s.samples)
+                (
+                    s.what,
+                    s.runtime,
+                    s.metric,
+                    f"{s.value:.2f}",
+                    *(_percent(s.per_class.get(x)) for x in labels),
+                    s.samples,
+                )
                 for s in all_scores
             ],
         ),

@@ -17,8 +17,9 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 3e-2, to
 def fuse(module: nn.Module, example: tuple[Tensor, ...]) -> nn.Module:
     """Return a copy of `module` with every normalization and branch merged into its convolution.
 
-    Folded are modules that offer `fused()` and, inside `nn.Sequential`, a `Conv2d` followed by a `BatchNorm2d`. A
-    second call changes nothing.
+    Folded are modules that offer `fused()` and, inside `nn.Sequential`, a `Conv2d` followed by a `BatchNorm2d` with
+    running statistics; subclasses of the two may compute something else and are left alone. A second call changes
+    nothing.
 
     Args:
         module: a network in evaluation mode; it is not modified.
@@ -50,14 +51,21 @@ def check_same(before: nn.Module, after: nn.Module, example: tuple[Tensor, ...],
     """The largest deviation of `after` from `before` on `example`, relative to the largest output.
 
     Raises:
-        GateError: beyond the tolerance of the output's dtype, or not finite.
+        GateError: beyond the tolerance of the output's dtype, not finite, of another shape, or nothing to compare.
     """
     with torch.no_grad():
         wanted, got = _tensors(before(*example)), _tensors(after(*example))
+    if [a.shape for a in wanted] != [b.shape for b in got] or not wanted:
+        raise GateError(
+            f"{step} cannot be checked",
+            where="outputs",
+            why=f"{[tuple(b.shape) for b in got]} instead of {[tuple(a.shape) for a in wanted]}",
+            fix="the network must return tensors, and rewriting it must keep their shapes",
+        )
     worst = 0.0
     for index, (a, b) in enumerate(zip(wanted, got, strict=True)):
-        deviation = float((a - b).abs().max() / a.abs().max().clamp(min=1e-6))
-        tolerance = TOLERANCE[a.dtype]
+        deviation = _deviation(a, b)
+        tolerance = TOLERANCE.get(a.dtype, 0.0)  # integers and booleans are equal or they are not
         if not deviation <= tolerance:
             raise GateError(
                 f"{step} changed what the network computes",
@@ -82,9 +90,17 @@ def _fuse_children(module: nn.Module) -> nn.Module:
 def _fold_pairs(sequence: nn.Sequential) -> None:
     for index in range(len(sequence) - 1):
         conv, bn = sequence[index], sequence[index + 1]
-        if isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d):
+        if type(conv) is nn.Conv2d and type(bn) is nn.BatchNorm2d and bn.running_mean is not None:
             sequence[index] = fold_batch_norm(conv, bn)
             sequence[index + 1] = nn.Identity()
+
+
+def _deviation(a: Tensor, b: Tensor) -> float:
+    """max|a - b| / max(1e-6, max|a|), in float64; 0 for empty tensors."""
+    if not a.numel():
+        return 0.0
+    a, b = a.double(), b.double()
+    return float((a - b).abs().max() / a.abs().max().clamp(min=1e-6))
 
 
 def _tensors(output: object) -> list[Tensor]:

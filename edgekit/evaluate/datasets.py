@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekit.errors import InputError
+from edgekit.evaluate.images import read_image
 from edgekit.spec import ModelSpec
 
 Kind = Literal["voc", "yolo", "class-folders", "images", "labelled-arrays", "tensors"]
@@ -55,6 +56,21 @@ class Sample:
     feeds: Mapping[str, npt.NDArray[Any]] | None = None
     truth: Truth = None
 
+    def read(self) -> npt.NDArray[np.uint8] | Mapping[str, npt.NDArray[Any]]:
+        """The picture, uint8 (h, w, 3) RGB, or the feeds.
+
+        Raises:
+            InputError: the picture cannot be read.
+            MissingError: it is encoded, and Pillow is not installed.
+        """
+        if self.feeds is not None:
+            return self.feeds
+        if isinstance(self.image, np.ndarray):
+            return self.image
+        if self.image is None:
+            raise InputError("the sample has neither a picture nor tensors", where=self.name)
+        return read_image(self.image)
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
@@ -77,6 +93,20 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.samples)
 
+    @property
+    def name(self) -> str:
+        """What to call it in a sentence: its folder or file, and the split."""
+        return f"{self.root.name} ({self.split})" if self.split else self.root.name
+
+    @property
+    def has_truth(self) -> bool:
+        """Whether it says of every sample what should come out."""
+        return all(sample.truth is not None for sample in self.samples)
+
+    def first(self, count: int | None) -> Dataset:
+        """The first `count` samples; all of them for None. The hash stays that of the whole."""
+        return self if count is None else replace(self, samples=self.samples[:count])
+
     @cached_property
     def sha256(self) -> str:
         """Of names and contents of all files, in order; reads them all, so it is computed when first asked for."""
@@ -87,7 +117,7 @@ class Dataset:
         return total.hexdigest()
 
 
-def open_dataset(path: Path | str, split: str | None = None, spec: ModelSpec | None = None) -> Dataset:
+def open_dataset(path: Path | str, spec: ModelSpec | None = None, split: str | None = None) -> Dataset:
     """Recognise the layout at `path` and list its samples; pictures are read later, one by one.
 
     * VOC: `JPEGImages`, `Annotations`, `ImageSets/Main/SPLIT.txt`. Corners are taken as written; `difficult` objects
@@ -102,8 +132,8 @@ def open_dataset(path: Path | str, split: str | None = None, spec: ModelSpec | N
 
     Args:
         path: a folder, or a file.
-        split: which part; by default `val` or else `test`.
         spec: gives the order of class names, and names, dtypes and shapes of raw tensors.
+        split: which part; by default `val` or else `test`.
 
     Raises:
         InputError: nothing of the kind is there, a file is malformed, or data and `spec.labels` do not fit together.

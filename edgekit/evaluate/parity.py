@@ -33,9 +33,13 @@ class Gap:
     finite: bool
     reason: str | None = None
 
-    def passes(self, tolerance: float) -> bool:
+    def within(self, tolerance: float) -> bool:
         """Whether the relative deviation is at most `tolerance`."""
         return self.finite and self.relative <= tolerance
+
+    def describe(self) -> str:
+        """The deviation, or why there is none, in words."""
+        return self.reason or f"relative deviation {self.relative:.3g} (absolute {self.max_abs:.3g})"
 
 
 def compare(reference: Mapping[str, Array], candidate: Mapping[str, Array]) -> list[Gap]:
@@ -58,7 +62,7 @@ def first_divergence(
     for name, wanted in reference:
         if name in candidate:
             gap = _gap(name, wanted, candidate[name])
-            if not gap.passes(tolerance):
+            if not gap.within(tolerance):
                 return gap
     return None
 
@@ -72,8 +76,9 @@ def _gap(name: str, wanted: Array, got: Array | None) -> Gap:
         return _hopeless(name, f"{wanted.dtype} is not a number")
     if wanted.size == 0:
         return Gap(name, 0.0, 0.0, finite=True)
-    if wanted.dtype.kind in "biu" and np.array_equal(wanted, got):
-        return Gap(name, 0.0, 0.0, finite=True)  # exact, also beyond what float64 can tell apart
+    whole = wanted.dtype.kind in "biu"
+    if whole and np.array_equal(wanted, got):
+        return Gap(name, 0.0, 0.0, finite=True)
     exact, seen = wanted.astype(np.float64), got.astype(np.float64)
     if np.isnan(exact).any():
         return _hopeless(name, "the reference holds NaN")
@@ -82,6 +87,8 @@ def _gap(name: str, wanted: Array, got: Array | None) -> Gap:
         return _hopeless(name, "NaN or infinity where the reference has something else")
     exact, seen = exact[numbers], seen[numbers]
     max_abs = float(np.abs(seen - exact).max(initial=0.0))
+    if whole:
+        max_abs = max(1.0, max_abs)  # unequal whole numbers, even if float64 cannot tell them apart
     return Gap(name, max_abs, max_abs / max(_FLOOR, float(np.abs(exact).max(initial=0.0))), finite=True)
 
 

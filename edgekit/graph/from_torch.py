@@ -12,11 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgekit.errors import UnsupportedError
+from edgekit.errors import UnsupportedError, UsageError
 from edgekit.graph.graph import Graph, opset_of
 from edgekit.graph.origins import collect_origins
 from edgekit.graph.passes import canonicalize
 from edgekit.spec import ModelSpec
+
+OLDEST_OPSET = 18  # of torch 2.13's dynamo exporter
 
 
 def export_torch(
@@ -37,7 +39,15 @@ def export_torch(
 
     Raises:
         UnsupportedError: torch cannot export the module, or gave another opset than asked for.
+        UsageError: a symbolic dimension's name is not an identifier.
     """
+    if opset < OLDEST_OPSET:
+        raise UnsupportedError(
+            f"torch cannot export to opset {opset}",
+            where="torch.onnx.export",
+            why=f"its operators are written in opset {OLDEST_OPSET} and newer; older ones it converts to where it can",
+            fix=f"choose a target whose opset is at least {OLDEST_OPSET}",
+        )
     shapes = None if isinstance(module, torch.export.ExportedProgram) else _dynamic_shapes(spec)
     try:
         with _quiet():
@@ -62,18 +72,26 @@ def export_torch(
     assert program is not None  # dynamo=True always returns a program
     model = program.model_proto
     written = opset_of(model)
-    if written != opset:  # asked for 17 or less, the exporter silently writes 18
+    if written != opset:  # a failed conversion is only logged
         raise UnsupportedError(
             f"asked for opset {opset}, torch wrote {written}",
             where="torch.onnx.export",
-            why="torch's operators are written in opset 18 and newer",
-            fix="choose a target whose opset is at least 18",
+            why="the conversion between the two failed",
+            fix="choose a target with another opset",
         )
     return canonicalize(Graph(model, collect_origins(model), ("torch.onnx.export",)), opset, ir_version)
 
 
 def _dynamic_shapes(spec: ModelSpec) -> tuple[dict[int, Any], ...]:
     names = {dim for tensor in spec.inputs for dim in tensor.shape if isinstance(dim, str)}
+    for name in sorted(names):
+        if not name.isidentifier():
+            raise UsageError(
+                f"{name!r} cannot name a dimension",
+                where="[model] shapes",
+                why="torch takes identifiers only",
+                fix="use letters, digits and underscores, such as batch",
+            )
     dims = {name: torch.export.Dim(name) for name in sorted(names)}
     return tuple(
         {axis: dims[dim] for axis, dim in enumerate(tensor.shape) if isinstance(dim, str)} for tensor in spec.inputs

@@ -73,9 +73,7 @@ class _Converter:
             node.input[i] = self._as_float(name, weights)
         self.nodes.append(node)
 
-    def _half_node(
-        self, node: NodeProto, floats: set[str], weights: dict[str, TensorProto], outputs: set[str]
-    ) -> None:
+    def _half_node(self, node: NodeProto, floats: set[str], weights: dict[str, TensorProto], outputs: set[str]) -> None:
         for i, name in enumerate(node.input):
             if name in floats:
                 wants_float = (node.op_type, i) in FLOAT_INPUTS

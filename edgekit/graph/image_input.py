@@ -27,10 +27,19 @@ def with_uint8_nhwc_input(graph: Graph, spec: ModelSpec) -> tuple[Graph, ModelSp
         raise UsageError(
             "--input uint8-nhwc needs a model with a float32 NCHW image input",
             where=spec.name,
-            why="there is no normalisation to move into the graph" if pre is None else f"it takes {pre.dtype} {pre.layout}",
+            why="there is no normalisation to move into the graph"
+            if pre is None
+            else f"it takes {pre.dtype} {pre.layout}",
             fix="declare the preprocessing in [model] preprocess, or leave --input away",
         )
-    index = next(i for i, tensor in enumerate(spec.inputs) if tensor.name == pre.input)
+    index = next((i for i, tensor in enumerate(spec.inputs) if tensor.name == pre.input), None)
+    if index is None or len(spec.inputs[index].shape) != 4:
+        raise UsageError(
+            f"the preprocessing feeds {pre.input!r}, which is no image input",
+            where=spec.name,
+            why="; ".join(f"{tensor.name} {tensor.shape}" for tensor in spec.inputs),
+            fix="name an input of four dimensions in preprocess.input",
+        )
     batch, channels, height, width = spec.inputs[index].shape
     model = _prepend(graph.model, pre.input, (batch, height, width, channels), pre.mean, pre.std)
     tensor = TensorSpec(pre.input, "uint8", (batch, height, width, channels))

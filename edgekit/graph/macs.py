@@ -12,13 +12,13 @@ Shapes = dict[str, tuple[int, ...]]
 def macs_by_node(model: ModelProto) -> dict[str, int]:
     """Node name to MACs for `Conv`, `ConvTranspose`, `Gemm` and `MatMul`; bias and activation are not counted.
 
-    The model's shapes must have been inferred.
+    The model's shapes must have been inferred; nodes of unknown rank are left out.
     """
     shapes = _shapes(model)
     counted = {}
     for node in model.graph.node:
         rule = _RULES.get(node.op_type)
-        if rule is not None and node.output[0] in shapes and node.input[1] in shapes:
+        if rule is not None and all(name in shapes for name in (*node.input[:2], node.output[0])):
             counted[node.name] = rule(node, shapes)
     return counted
 
@@ -49,6 +49,7 @@ def _shapes(model: ModelProto) -> Shapes:
     graph = model.graph
     shapes: Shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     for value in [*graph.input, *graph.output, *graph.value_info]:
-        dims = value.type.tensor_type.shape.dim
-        shapes[value.name] = tuple(int(dim.dim_value) if dim.HasField("dim_value") else 1 for dim in dims)
+        if value.type.tensor_type.HasField("shape"):
+            dims = value.type.tensor_type.shape.dim
+            shapes[value.name] = tuple(int(dim.dim_value) if dim.HasField("dim_value") else 1 for dim in dims)
     return shapes

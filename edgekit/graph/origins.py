@@ -11,12 +11,12 @@ import re
 import sys
 from pathlib import Path
 
-from onnx import ModelProto, NodeProto
+from onnx import GraphProto, ModelProto
 
 from edgekit.bundle.manifest import Origin
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
-_LIBRARY = re.compile(r"(^|/)(torch|onnxscript)/")
+_LIBRARY = re.compile(r"(torch|onnxscript)/")
 
 
 def collect_origins(model: ModelProto) -> dict[str, Origin]:
@@ -37,24 +37,20 @@ def strip_metadata(model: ModelProto) -> ModelProto:
     copy.CopyFrom(model)
     copy.producer_name, copy.producer_version, copy.doc_string, copy.domain = "edgekit", "", "", ""
     copy.ClearField("metadata_props")
-    graph = copy.graph
-    graph.name, graph.doc_string = "main", ""
-    graph.ClearField("metadata_props")
-    for value in [*graph.input, *graph.output, *graph.value_info, *graph.initializer]:
-        value.doc_string = ""
-        value.ClearField("metadata_props")
-    for node in graph.node:
-        _strip_node(node)
+    copy.graph.name = "main"
+    _strip_graph(copy.graph)
     return copy
 
 
-def _strip_node(node: NodeProto) -> None:
-    node.doc_string = ""
-    node.ClearField("metadata_props")
-    for attribute in node.attribute:
-        attribute.doc_string = ""
-        for inner in attribute.g.node:
-            _strip_node(inner)
+def _strip_graph(graph: GraphProto) -> None:
+    for item in [graph, *graph.input, *graph.output, *graph.value_info, *graph.initializer, *graph.node]:
+        item.doc_string = ""
+        item.ClearField("metadata_props")
+    for node in graph.node:
+        for attribute in node.attribute:
+            attribute.doc_string = attribute.t.doc_string = ""
+            if attribute.HasField("g"):
+                _strip_graph(attribute.g)
 
 
 def _module(scopes: str) -> str:
@@ -65,7 +61,7 @@ def _module(scopes: str) -> str:
 
 def _source_line(trace: str) -> tuple[str | None, int | None]:
     frames = [(_relative(file), int(line)) for file, line in _FRAME.findall(trace)]
-    own = [frame for frame in frames if not _LIBRARY.search(frame[0])]
+    own = [frame for frame in frames if not _LIBRARY.match(frame[0])]
     return own[-1] if own else (None, None)
 
 

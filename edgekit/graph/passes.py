@@ -138,7 +138,10 @@ def check(model: ModelProto) -> ModelProto:
         checker.check_model(model)
     except checker.ValidationError as error:
         raise InputError(
-            "the ONNX model is invalid", where="pass check", why=str(error).strip().splitlines()[0], fix="export it again"
+            "the ONNX model is invalid",
+            where="pass check",
+            why=str(error).strip().splitlines()[0],
+            fix="export it again",
         ) from error
     return model
 

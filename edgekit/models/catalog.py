@@ -44,7 +44,7 @@ def build(config: dict[str, Any], weights: bytes, where: str) -> Loaded:
         InputError: the weights do not fit the configuration.
     """
     kind = config.get("model_type")
-    if kind not in _BUILDERS:
+    if not isinstance(kind, str) or kind not in _BUILDERS:
         raise UnsupportedError(
             f"model_type {kind!r} is not one that edgekit can build",
             where=where,
@@ -55,7 +55,9 @@ def build(config: dict[str, Any], weights: bytes, where: str) -> Loaded:
     try:
         state = load_tensors(weights)
     except SafetensorError as error:
-        raise InputError("this is not a readable safetensors file", where=where, why=str(error), fix="copy it again") from error
+        raise InputError(
+            "this is not a readable safetensors file", where=where, why=str(error), fix="copy it again"
+        ) from error
     load_strictly(module, state, where)
     return module.eval(), spec, hashlib.sha256(weights).hexdigest()
 
@@ -113,7 +115,7 @@ def _femtodet(config: dict[str, Any], where: str) -> tuple[nn.Module, ModelSpec]
     return network, spec
 
 
-_BUILDERS: dict[object, Callable[[dict[str, Any], str], tuple[nn.Module, ModelSpec]]] = {"femtodet": _femtodet}
+_BUILDERS: dict[str, Callable[[dict[str, Any], str], tuple[nn.Module, ModelSpec]]] = {"femtodet": _femtodet}
 
 CATALOG = {
     "femtodet": Entry(

@@ -178,7 +178,7 @@ class FemtoDet(nn.Module):
         return out
 
     def _initialise(self) -> None:
-        """Upstream's: Kaiming normal (fan out) in the backbone, Xavier in the neck, prior probability 0.01 in the head."""
+        """Upstream's: Kaiming normal (fan out) in the backbone, Xavier in the neck, probability 0.01 in the head."""
         for module in self.backbone.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -193,7 +193,7 @@ class FemtoDet(nn.Module):
 
 def femtodet_spec(labels: tuple[str, ...], size: int = 416, name: str = "femtodet") -> ModelSpec:
     """What FemtoDet is for the outside, at `size` x `size` pixels (a multiple of 32) with the given class names."""
-    if size < 32 or size % 32:
+    if not isinstance(size, int) or size < 32 or size % 32:
         raise ValueError(f"FemtoDet takes sizes that are multiples of 32, not {size}")
     cells = size // STRIDE
     return ModelSpec(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from edgekit.errors import InputError
 from edgekit.models.catalog import load_strictly
-from edgekit.models.femtodet import NECK_CHANNELS, STAGES, WIDTHS, FemtoDet, FemtoDetConfig, make_divisible
+from edgekit.models.femtodet import STAGES, WIDTHS, FemtoDet, FemtoDetConfig, make_divisible
 
 _FIXED = {
     "backbone.conv1.": "backbone.stem.",
@@ -40,8 +40,9 @@ def load_upstream_femtodet(path: Path) -> FemtoDet:
     """
     state = {rename(key, str(path)): value for key, value in _read(path).items() if not key.startswith("ema_")}
     stem, head = state.get("backbone.stem.conv.weight"), state.get("head.classes.weight")
-    width = next((w for w in WIDTHS if stem is not None and stem.shape[0] == make_divisible(32 * w)), None)
-    if width is None or head is None or head.shape[1] != NECK_CHANNELS:
+    filters = stem.shape[0] if stem is not None and stem.ndim == 4 else None
+    width = next((width for width in WIDTHS if filters == make_divisible(32 * width)), None)
+    if width is None or head is None or head.ndim != 4 or not head.shape[0]:
         raise InputError(
             "this is not a FemtoDet checkpoint",
             where=str(path),
@@ -69,13 +70,15 @@ def rename(key: str, where: str) -> str:
             first = 0 if STAGES[stage][0] != 1 else 1  # a stage without expansion has no first convolution
             if part + first < len(_PARTS):
                 return f"backbone.stages.{stage}.{block}.{_PARTS[part + first]}.{rest}"
-    raise InputError(f"unknown key {key!r}", where=where, why="it is no part of the upstream FemtoDet", fix="check the file")
+    raise InputError(
+        f"unknown key {key!r}", where=where, why="it is no part of the upstream FemtoDet", fix="check the file"
+    )
 
 
 def _read(path: Path) -> dict[str, Tensor]:
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise InputError(
             "the checkpoint cannot be read",
             where=str(path),
@@ -83,6 +86,6 @@ def _read(path: Path) -> dict[str, Tensor]:
             fix="only checkpoints that hold nothing but weights and plain values are loaded",
         ) from error
     state = data.get("state_dict", data) if isinstance(data, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise InputError("the checkpoint holds no table of weights", where=str(path), why="state_dict is missing")
     return state

@@ -69,7 +69,7 @@ def fastestdet_grid(spec: DetectionPostprocess, outputs: list[Array]) -> Candida
     near, found, scores, labels = _above(spec.score_threshold, near, found, scores, labels)
     centre = (np.tanh(found[1:3]) + _grid(height, width).take(near, axis=1)) * spec.stride
     input_size = np.array([[width * spec.stride], [height * spec.stride]], np.float32)
-    half: Floats = _sigmoid(found[3:5]) * input_size / np.float32(2)
+    half = (_sigmoid(found[3:5]) * input_size / np.float32(2)).astype(np.float32, copy=False)
     return Candidates(_corners(centre, half), scores, labels)
 
 
@@ -78,7 +78,9 @@ def yolov8_rows(spec: DetectionPostprocess, outputs: list[Array]) -> Candidates:
     rows = outputs[0]
     near = np.flatnonzero(~(rows[4:].max(axis=0) < spec.score_threshold))
     found = rows.take(near, axis=1).astype(np.float32, copy=False)
-    return Candidates(_corners(found[0:2], found[2:4] / 2), found[4:].max(axis=0), found[4:].argmax(axis=0))
+    return Candidates(
+        _corners(found[0:2], found[2:4] * np.float32(0.5)), found[4:].max(axis=0), found[4:].argmax(axis=0)
+    )
 
 
 def boxes_scores(spec: DetectionPostprocess, outputs: list[Array]) -> Candidates:

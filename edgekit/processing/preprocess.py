@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekit.processing.resize import Pixels, check_image, resample
+from edgekit.processing.scratch import scratch
 from edgekit.spec import ImagePreprocess
 
 Tensor = npt.NDArray[Any]
@@ -50,8 +51,15 @@ def prepare(spec: ImagePreprocess, image: Pixels) -> tuple[Tensor, Placement]:
     return tensor, placements[0]
 
 
-def prepare_batch(spec: ImagePreprocess, images: Sequence[Pixels]) -> tuple[Tensor, list[Placement]]:
+def prepare_batch(
+    spec: ImagePreprocess, images: Sequence[Pixels], out: Tensor | None = None
+) -> tuple[Tensor, list[Placement]]:
     """Pictures, uint8 (h, w, 3) RGB and each of its own size, as one tensor.
+
+    Args:
+        spec: what the model wants.
+        images: the pictures.
+        out: the tensor of an earlier call, to be overwritten; used if it fits. Fresh memory takes time to map.
 
     Returns:
         (n, 3, height, width) or (n, height, width, 3) of dtype `spec.dtype`, and where each picture lies in it.
@@ -61,12 +69,14 @@ def prepare_batch(spec: ImagePreprocess, images: Sequence[Pixels]) -> tuple[Tens
     """
     planar = spec.layout == "nchw"
     shape = (3, spec.height, spec.width) if planar else (spec.height, spec.width, 3)
-    tensor = np.empty((len(images), *shape), spec.dtype)
+    fits = out is not None and out.shape == (len(images), *shape) and out.dtype == spec.dtype
+    tensor = out if out is not None and fits else np.empty((len(images), *shape), spec.dtype)
     placements = []
     for image, canvas in zip(images, tensor, strict=True):
         check_image(image)
         fit = _fit(spec, image.shape[0], image.shape[1])
-        picture = resample(image, fit.height, fit.width, planar=planar, reverse=spec.colour == "bgr")
+        memory = scratch("picture", 3 * fit.height * fit.width, np.uint8)
+        picture = resample(image, fit.height, fit.width, planar=planar, reverse=spec.colour == "bgr", out=memory)
         if planar:
             _paint(spec, fit, picture, canvas)
         elif spec.dtype == "uint8":

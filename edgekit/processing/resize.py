@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekit.errors import InputError
+from edgekit.processing.scratch import scratch
 
 Pixels = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.intp]
@@ -66,7 +67,9 @@ def check_image(image: object) -> None:
         )
 
 
-def resample(image: Pixels, height: int, width: int, *, planar: bool = False, reverse: bool = False) -> Pixels:
+def resample(
+    image: Pixels, height: int, width: int, *, planar: bool = False, reverse: bool = False, out: Pixels | None = None
+) -> Pixels:
     """`resize_bilinear` without checks, the result's layout chosen at no cost.
 
     Args:
@@ -74,16 +77,20 @@ def resample(image: Pixels, height: int, width: int, *, planar: bool = False, re
         height, width: the wanted size.
         planar: return (3, height, width) instead of (height, width, 3).
         reverse: return the channels in reverse order (RGB to BGR and back).
+        out: memory for the result, uint8 (3 * height * width,); fresh if None.
     """
+    out = np.empty(3 * height * width, np.uint8) if out is None else out
+    shaped = out.reshape((3, height, width) if planar else (height, width, 3))
     if image.shape[:2] == (height, width):
         same = image[..., ::-1] if reverse else image
-        return np.array(same.transpose(2, 0, 1) if planar else same, order="C")
+        shaped[...] = same.transpose(2, 0, 1) if planar else same
+        return shaped
     plan = _plan(image.shape[0], image.shape[1], height, width, planar, reverse)
     short = [max(0, _SMALLEST_SIDE - side) for side in image.shape[:2]]
     if any(short):
         image = np.pad(image, ((0, short[0]), (0, short[1]), (0, 0)), mode="edge")
-    out = _run(plan, np.ascontiguousarray(image).reshape(-1))
-    return out.reshape((3, height, width) if planar else (height, width, 3))
+    _run(plan, np.ascontiguousarray(image).reshape(-1), out)
+    return shaped
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,18 +122,18 @@ class _Plan:
     blocks: tuple[_Block, ...]
 
 
-def _run(plan: _Plan, data: Pixels) -> Pixels:
-    """Resize the picture whose bytes are `data`; the bytes of the result, uint8 (planes, bytes a plane)."""
+def _run(plan: _Plan, data: Pixels, out: Pixels) -> None:
+    """Resize the picture whose bytes are `data` into the bytes `out`."""
     largest = max(block.count for block in plan.blocks)
-    windows = np.empty(2 * largest, _WINDOW)
-    odd = np.empty(2 * largest * _LANES, _LANE)
-    sums = np.empty(2 * largest * _LANES, _LANE)
+    windows = scratch("windows", 2 * largest, _WINDOW)
+    odd = scratch("odd", 2 * largest * _LANES, _LANE)
+    sums = scratch("sums", 2 * largest * _LANES, _LANE)
     window_bytes, sum_bytes = windows.view(np.uint8), sums.view(np.uint8)
     upper = [_windows_from(data, phase) for phase in range(_WINDOW_BYTES)]
     lower = [_windows_from(data, plan.row_bytes + phase) for phase in range(_WINDOW_BYTES)]
     planes = len(plan.blocks[0].picks)
     step = 3 // planes  # bytes a pixel in each plane
-    out = np.empty((planes, plan.pixels * step), np.uint8)
+    out = out.reshape(planes, plan.pixels * step)
     for block in plan.blocks:
         middle, end = block.count, 2 * block.count
         for phase, first, stop, items in block.takes:
@@ -138,7 +145,6 @@ def _run(plan: _Plan, data: Pixels) -> Pixels:
         _weigh(lanes, odd[: end * _LANES], block.weights, sums, largest * _LANES)
         for plane, picks in zip(out, block.picks, strict=True):
             sum_bytes.take(picks, 0, plane[block.start * step : (block.start + block.count) * step], "clip")
-    return out
 
 
 def _weigh(
@@ -200,16 +206,19 @@ def _tap_weights(y_part: npt.NDArray[np.float64], x_part: npt.NDArray[np.float64
     Rounded by largest remainder: the four errors add up to 0 and their sizes to at most 2/256, so that a weighted sum
     of bytes is off by at most 255/256 before its own rounding.
     """
-    upper, lower = 1 - y_part[:, None], y_part[:, None]
-    left, right = 1 - x_part, x_part
-    exact = np.stack([upper * left, upper * right, lower * left, lower * right]).reshape(4, -1) * _ONE
+    table = np.empty((4, y_part.size, x_part.size), np.float32)
+    for tap, (y, x) in enumerate(
+        [(1 - y_part, 1 - x_part), (1 - y_part, x_part), (y_part, 1 - x_part), (y_part, x_part)]
+    ):
+        np.multiply(y.astype(np.float32)[:, None], (_ONE * x).astype(np.float32), out=table[tap])
+    exact = table.reshape(4, -1)
     weights = exact.astype(np.uint16)
-    remainder = exact - weights
+    exact -= weights
     missing = _ONE - weights.sum(axis=0, dtype=np.uint16)
-    rank = np.zeros_like(weights)  # 0 for the largest remainder
+    rank = np.zeros(exact.shape, np.uint8)  # 0 for the largest remainder
     for one in range(4):
         for other in range(one + 1, 4):
-            beaten = remainder[other] > remainder[one]
+            beaten = exact[other] > exact[one]
             rank[one] += beaten
             rank[other] += ~beaten
     weights += rank < missing
@@ -236,14 +245,13 @@ def _block(
         if first < stop
     )
     weights = np.zeros(2 * count * _LANES + 1, np.uint16)
-    by_lane = weights[:-1].reshape(2, count, _LANES)
-    for row in range(2):
-        by_lane[row, :, :2] = taps[2 * row, order, None]
-        by_lane[row, :, 2:] = taps[2 * row + 1, order, None]
+    by_lane = weights[:-1].view(np.uint32).reshape(2, count, _LANES // 2)
+    for tap, row, half in [(0, 0, 0), (1, 0, 1), (2, 1, 0), (3, 1, 1)]:
+        by_lane[row, :, half] = taps[tap].take(order) * np.uint32(0x10001)  # the same in two lanes
     place = np.empty(count, np.intp)  # of each output pixel among the grouped ones
     place[order] = np.arange(count)
     red, green, blue = 0, largest * _LANES + 2, 1  # lanes, see `_weigh`
     channels = [blue, green, red] if reverse else [red, green, blue]
-    high_byte = (place[:, None] * _LANES + channels) * _LANE.itemsize + 1
-    picks = tuple(np.ascontiguousarray(high_byte.T)) if planar else (high_byte.ravel(),)
+    high_bytes = [(place * _LANES + channel) * _LANE.itemsize + 1 for channel in channels]
+    picks = tuple(high_bytes) if planar else (np.stack(high_bytes, axis=1).ravel(),)
     return _Block(start, count, takes, weights, np.flatnonzero(grouped == last_pair), picks)

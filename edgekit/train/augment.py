@@ -1,4 +1,4 @@
-"""Training pictures: random zoom, shift, quarter turns and flips, colour, and mosaics of four, as one warp a picture."""
+"""Training pictures: random zoom, shift, quarter turns, flips, colour, and mosaics of four, as one warp a picture."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def compose(
         return _recolour(pixels, how, random), truth
     others = torch.randint(len(pictures), (3,), generator=random).tolist()
     half = size // 2
-    canvas = torch.empty(3, size, size)
+    canvas = torch.full((3, size, size), PAD)
     boxes, labels = [], []
     for place, source in enumerate([index, *others]):
         pixels, truth = _warp(_turn(pictures[source], how, random), half, how, random)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from edgekit.errors import UsageError
 from edgekit.train.augment import Augmentation, Picture, compose
 from edgekit.train.losses import Truth, detection_loss
 
@@ -43,7 +44,7 @@ class DetectionSchedule:
     hard_classes: float = 0.3
     ema: float = 0.998
     seed: int = 0
-    augmentation: Augmentation = Augmentation()
+    augmentation: Augmentation = field(default_factory=Augmentation)
 
     def size_at(self, progress: float) -> int:
         """The picture side at `progress` (0 to 1)."""
@@ -83,7 +84,17 @@ def train_detector(
         pictures: the training set, held in memory.
         schedule: the hyperparameters.
         after_epoch: called with the epoch (from 1), its mean loss and the averaged model.
+
+    Raises:
+        UsageError: there are fewer pictures than a batch holds.
     """
+    if len(pictures) < schedule.batch:
+        raise UsageError(
+            f"{len(pictures)} picture(s) do not fill a batch of {schedule.batch}",
+            where="train_detector",
+            why="an epoch would hold no step",
+            fix="train on more pictures, or with a smaller batch",
+        )
     random = torch.Generator().manual_seed(schedule.seed)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster here on depthwise layers
     optimizer = _optimizer(model, schedule)
@@ -103,7 +114,7 @@ def train_detector(
                 model(images), truths, schedule.stride, l1=closing, hard_classes=progress < schedule.hard_classes
             )
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             average.update(model)
             losses.append(loss.item())

@@ -235,6 +235,17 @@ def test_the_kernels_exchange_is_used_where_this_machine_has_it(tmp_path):
         atomic._rename(tmp_path / "a", tmp_path / "b", atomic._NOREPLACE)
 
 
+def test_publishing_is_safe_even_against_what_appears_after_the_last_look(tmp_path, monkeypatch):
+    (tmp_path / "fresh").write_text("new")
+    (tmp_path / "path").write_text("thesis")
+    if not atomic._rename(tmp_path / "fresh", tmp_path / "moved", atomic._NOREPLACE):
+        pytest.skip("this file system has no renameat2 with flags")
+    monkeypatch.setattr(os.path, "lexists", lambda path: False)
+    with pytest.raises(FileExistsError):
+        atomic.publish(tmp_path / "moved", tmp_path / "path", replace=False)
+    assert (tmp_path / "path").read_text() == "thesis"
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_something_that_appears_at_the_path_meanwhile_is_not_replaced(tmp_path, full, files, monkeypatch, overwrite):
     path = tmp_path / "b.edgekit"

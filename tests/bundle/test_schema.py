@@ -182,8 +182,6 @@ def test_replacing_any_value_by_a_strange_one_is_judged_alike(maximal):
     refused = kept = 0
     for number, path in enumerate(places(maximal)):
         for value in STRANGE[number % 3 :: 3]:  # a third of them at each place keeps the test short
-            if path[-1] == "kind" and isinstance(value, list | dict):
-                continue  # see test_hostile_manifest
             if agree(mutated(maximal, path, value)):
                 kept += 1
             else:
@@ -227,6 +225,5 @@ def test_self_tests_are_judged_alike(maximal):
 def test_two_changes_at_once_are_judged_alike(maximal, data):
     changed = maximal
     for _ in range(2):
-        open_places = [path for path in places(changed) if path[-1] != "kind"]
-        changed = mutated(changed, data.draw(st.sampled_from(open_places)), data.draw(st.sampled_from(STRANGE)))
+        changed = mutated(changed, data.draw(st.sampled_from(list(places(changed)))), data.draw(st.sampled_from(STRANGE)))
     agree(changed)
