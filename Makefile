@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ROOMS := edgekit exporters runtimes profiles
 CHECKED := $(ROOMS) tests tools
-# Two workers, and one thread each for numerical libraries: a test is seldom worth more.
+# Two workers, and one thread each for numerical libraries; tests of one xdist group share the fixtures that they need.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadgroup
 
 help:
@@ -21,7 +21,7 @@ help:
 	@echo 'make bench     the measurements, as ratios in one run'
 	@echo 'make lint      the checks alone: format, style, types, walls between rooms, dangerous patterns'
 	@echo 'make format    put the code into the form that lint asks for'
-	@echo 'make clean     remove the environment, the build and the caches'
+	@echo 'make clean     remove the environment, the build, the demo and the caches'
 
 demo: $(VENV)/.installed
 	@$(BIN)/python tools/demo.py
@@ -47,7 +47,7 @@ format: $(VENV)/.installed
 	$(BIN)/ruff check --fix --quiet $(CHECKED)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist demo *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find $(CHECKED) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- the environment --------------------------------------------------------------------------------------------------

@@ -51,6 +51,10 @@ class CalibrationOptions:
     calibration_data: str | None = None
     calibration_samples: int = 4
 
+    def __post_init__(self) -> None:
+        if self.calibration_samples < 1:
+            raise ValueError(f"calibration_samples is at least 1, not {self.calibration_samples}")
+
 
 @dataclass(frozen=True)
 class QualityOptions:
@@ -59,6 +63,12 @@ class QualityOptions:
     tolerance: float | None = None
     max_drop: float = 0.5
     quality_samples: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.tolerance is not None and self.tolerance < 0:
+            raise ValueError(f"tolerance is not negative, but {self.tolerance} is")
+        if self.quality_samples is not None and self.quality_samples < 1:
+            raise ValueError(f"quality_samples is at least 1, not {self.quality_samples}")
 
 
 @dataclass(frozen=True)
@@ -140,11 +150,9 @@ def parse_flag_table(text: str, flag: str) -> Any:
     Raises:
         InputError: it is not TOML.
     """
-    for candidate in (f"value = {text}", f"[value]\n{text}"):
-        try:
-            return tomllib.loads(candidate)["value"]
-        except tomllib.TOMLDecodeError as error:
-            why = str(error)
-    raise InputError(
-        f"{flag} is not a TOML value", where=f"{flag} {text}", why=why, fix="for example: {height = 224, width = 224}"
-    )
+    bare = text.lstrip().startswith(("{", "["))
+    try:
+        return tomllib.loads(f"value = {text}" if bare else f"[value]\n{text}")["value"]
+    except tomllib.TOMLDecodeError as error:
+        example = "for example: {height = 224, width = 224}"
+        raise InputError(f"{flag} is not a TOML value", where=f"{flag} {text}", why=str(error), fix=example) from error

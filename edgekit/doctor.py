@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from edgekit import plugins, profiles, tooling
 from edgekit.errors import EdgekitError, MissingError
@@ -26,9 +27,9 @@ def examine() -> list[Capability]:
     """Runtimes, pictures, and an export for each runtime that a profile names."""
     runtimes = sorted({profile.runtime for profile in profiles.all_profiles()})
     return [
-        *(_try(f"run {name} bundles", lambda name=name: _runtime_version(name)) for name in runtimes),
+        *(_try(f"run {name} bundles", partial(_runtime_version, name)) for name in runtimes),
         _try("read pictures", _pillow_version),
-        *(_try(f"export for {_targets(name)}", lambda name=name: _exporter_version(name)) for name in runtimes),
+        *(_try(f"export for {_targets(name)}", partial(_exporter_version, name)) for name in runtimes),
     ]
 
 

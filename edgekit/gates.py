@@ -65,7 +65,7 @@ def parity_gate(
                     raise GateError(
                         f"parity: output {gap.tensor!r} deviates from the parent on {origin} input",
                         where=locate(sample),
-                        why=f"{gap.describe()}; allowed is {tolerance:.3g}, against {parent.reference_name()} in {where}",
+                        why=f"{gap.describe()}, allowed is {tolerance:.3g}; {where} against {parent.reference_name()}",
                         fix="mend the layer that is named, or state a wider bar with --tolerance",
                     )
                 worst_absolute, worst_relative = max(worst_absolute, gap.max_abs), max(worst_relative, gap.relative)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def take_in(config: Config) -> Intake:
         parent,
         data,
         open_dataset(calibration, spec) if calibration else data,
-        _metric(options, data),
+        _metric(options),
     )
 
 
@@ -62,22 +62,16 @@ def complete_spec(spec: ModelSpec, options: ModelOptions) -> ModelSpec:
     """`spec` as the source knows it, overridden by `--spec`, then by single options."""
     if options.spec is not None:
         told = read_spec(Path(options.spec))
-        spec = replace(told, inputs=_agreed(spec.inputs, told.inputs, options.spec), name=options.name or told.name)
+        inputs = _agreed("inputs", spec.inputs, told.inputs, options.spec)
+        outputs = _agreed("outputs", spec.outputs, told.outputs, options.spec)
+        spec = replace(told, inputs=inputs, outputs=outputs, name=options.name or told.name)
     if options.labels is not None:
         spec = replace(spec, labels=_labels(options.labels))
     if options.preprocess is not None:
         spec = replace(spec, preprocess=_preprocess(spec, options.preprocess))
     if options.postprocess is not None:
-        post = options.postprocess
-        known = {tensor.name for tensor in spec.outputs}
-        unknown = [name for name in post.outputs if name not in known]
-        if unknown:
-            raise UsageError(
-                f"postprocess reads no output {unknown[0]!r}",
-                where="[model] postprocess.outputs",
-                fix="outputs: " + ", ".join(sorted(known)),
-            )
-        spec = replace(spec, postprocess=post, task=post.kind)
+        spec = replace(spec, postprocess=options.postprocess, task=options.postprocess.kind)
+    _check_agreement(spec)
     if options.metric in BUILT_IN_METRICS:
         spec = replace(spec, metric=options.metric)
     elif spec.metric is None and spec.postprocess is not None:
@@ -100,13 +94,55 @@ def read_spec(path: Path) -> ModelSpec:
     return ModelSpec.from_json(data, str(path))
 
 
-def _agreed(found: tuple[TensorSpec, ...], told: tuple[TensorSpec, ...], where: str) -> tuple[TensorSpec, ...]:
-    """The told inputs, where they name the model's own with the same dtypes and ranks."""
-    as_key = [(tensor.name, tensor.dtype, len(tensor.shape)) for tensor in found]
-    if as_key != [(tensor.name, tensor.dtype, len(tensor.shape)) for tensor in told]:
+def _agreed(
+    kind: str, found: tuple[TensorSpec, ...], told: tuple[TensorSpec, ...], where: str
+) -> tuple[TensorSpec, ...]:
+    """The told tensors, where they are the model's own by name, dtype and rank; unknown ones take any."""
+
+    def agree(own: TensorSpec, other: TensorSpec) -> bool:
+        dtypes = own.dtype in (other.dtype, "undefined")
+        sizes = all(isinstance(a, str) or a == b for a, b in zip(own.shape, other.shape, strict=False))
+        return own.name == other.name and dtypes and (not own.shape or len(own.shape) == len(other.shape)) and sizes
+
+    if len(found) != len(told) or not all(map(agree, found, told)):
         shown = "; ".join(f"{tensor.name} {tensor.dtype} {tensor.shape}" for tensor in found)
-        raise InputError("the spec's inputs are not the model's", where=where, why=f"the model has {shown}")
+        raise InputError(f"the spec's {kind} are not the model's", where=where, why=f"the model has {shown}")
     return told
+
+
+def _check_agreement(spec: ModelSpec) -> None:
+    """Refuse pre- and postprocessing that reads or makes tensors which the model does not have."""
+    pre, post = spec.preprocess, spec.postprocess
+    outputs = [tensor.name for tensor in spec.outputs]
+    unknown = [name for name in post.outputs if name not in outputs] if post else []
+    if unknown:
+        raise UsageError(
+            f"postprocess reads no output {unknown[0]!r}",
+            where="[model] postprocess.outputs",
+            why="the model has no such output",
+            fix="outputs: " + ", ".join(outputs),
+        )
+    if pre is None:
+        return
+    image = next((tensor for tensor in spec.inputs if tensor.name == pre.input), None)
+    size = (pre.height, pre.width)
+    made = (3, *size) if pre.layout == "nchw" else (*size, 3)
+    takes = image.shape[1:] if image else ()
+    fits = len(takes) == 3 and all(isinstance(a, str) or a == b for a, b in zip(takes, made, strict=True))
+    if image is None or not fits:
+        has = "; ".join(f"{tensor.name} {tensor.shape}" for tensor in spec.inputs)
+        raise UsageError(
+            f"preprocess makes {pre.input!r} of shape {('batch', *made)}, which the model does not take",
+            where="[model] preprocess",
+            why=f"the model takes {has}",
+            fix="state the input, layout, height and width of the model",
+        )
+    if image.dtype != pre.dtype:
+        raise UsageError(
+            f"preprocess makes {pre.dtype}, the model takes {image.dtype}",
+            where="[model] preprocess.dtype",
+            fix=f'dtype = "{image.dtype}", where that is float32 or uint8',
+        )
 
 
 def _preprocess(spec: ModelSpec, table: Mapping[str, Any]) -> ImagePreprocess:
@@ -124,8 +160,7 @@ def _preprocess(spec: ModelSpec, table: Mapping[str, Any]) -> ImagePreprocess:
     known = {
         key: value for key, value in known.items() if key in ("input", "layout", "dtype") or isinstance(value, int)
     }
-    allowed = {field.name for field in fields(ImagePreprocess)}
-    return decode(ImagePreprocess, {**{k: v for k, v in known.items() if k in allowed}, **table}, "[model] preprocess")
+    return decode(ImagePreprocess, {**known, **table}, "[model] preprocess")
 
 
 def _labels(labels: str | tuple[str, ...]) -> tuple[str, ...]:
@@ -140,7 +175,7 @@ def _labels(labels: str | tuple[str, ...]) -> tuple[str, ...]:
         ) from error
 
 
-def _metric(options: ModelOptions, data: Dataset | None) -> Callable[..., float] | None:
+def _metric(options: ModelOptions) -> Callable[..., float] | None:
     """The user's own metric; a name of a built-in one stands in the spec."""
     if options.metric is None or options.metric in BUILT_IN_METRICS:
         return None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import colorsys
+import errno
 import glob
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.bundle.atomic import publish, staging, unwritable_is_typed
-from edgekit.errors import InputError, MissingError
+from edgekit.errors import InputError, MissingError, UsageError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 
@@ -26,13 +28,42 @@ def find_pictures(inputs: Sequence[str]) -> list[Path]:
     for text in inputs:
         path = Path(text)
         if path.is_dir():
-            matches = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+            matches = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
         else:
-            matches = [path] if path.is_file() else sorted(Path(p) for p in glob.glob(text) if Path(p).is_file())
+            matches = [path] if path.is_file() else sorted(Path(p) for p in glob.glob(text) if Path(p).is_file())  # noqa: PTH207  # Path.glob refuses absolute patterns
         if not matches:
             raise InputError("no picture there", where=text, why="no such file, or a folder without pictures")
         found += matches
     return found
+
+
+def place_drawings(files: Sequence[Path], wanted: Path | None) -> list[Path]:
+    """Where the drawing of each of `files` goes.
+
+    Args:
+        wanted: a file, for one picture, or else a folder; by default they go into the working folder.
+
+    Raises:
+        UsageError: a drawing would replace a picture that is read.
+    """
+    if wanted is not None and len(files) == 1 and wanted.suffix and not wanted.is_dir():
+        places = [wanted]
+    else:
+        folder, ending = (Path(), "-edgekit") if wanted is None else (wanted, "")
+        names: list[str] = []
+        for file in files:  # files of several folders may have the same name
+            candidates = (
+                f"{file.stem}{ending}{number}" for number in ("", *(f"-{i}" for i in range(2, len(files) + 2)))
+            )
+            names.append(next(name for name in candidates if name not in names))
+        places = [folder / f"{name}.png" for name in names]
+    inputs = {file.resolve() for file in files}
+    clash = next((place for place in places if place.resolve() in inputs), None)
+    if clash is not None:
+        raise UsageError(
+            "the drawing would replace the picture itself", where=str(clash), fix="another folder with --picture"
+        )
+    return places
 
 
 def draw(image: np.ndarray, found: Sequence[dict[str, Any]]) -> Any:
@@ -59,11 +90,23 @@ def draw(image: np.ndarray, found: Sequence[dict[str, Any]]) -> Any:
 
 
 def save_picture(picture: Any, path: Path) -> None:
-    """Write a picture, whole or not at all; the folder is made."""
+    """Write a picture, whole or not at all; the folder is made.
+
+    Raises:
+        UsageError: the suffix names no format of pictures.
+        InputError, MissingError: it cannot be written there.
+    """
     with unwritable_is_typed(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         with staging(path) as fresh:
-            picture.save(fresh)
+            try:
+                picture.save(fresh)
+            except ValueError as error:  # Pillow's word for a suffix that it does not know
+                raise UsageError(
+                    "no format of pictures has this suffix", where=str(path), why=str(error), fix="for example .png"
+                ) from error
             publish(fresh, path, replace=True)
 
 

@@ -22,6 +22,7 @@ from edgekit.bundle import (
     load_private_key,
     write_bundle,
 )
+from edgekit.bundle.atomic import unwritable_is_typed
 from edgekit.compress import Applied, Recipe
 from edgekit.config import Config
 from edgekit.errors import EdgekitError, UsageError
@@ -63,7 +64,7 @@ def export(config: Config, target: str, output: Path | None = None, progress: Pr
 
     Args:
         output: a folder, or a zip where it ends in `.edgekit`; by default `NAME-TARGET.edgekit` in the working
-            folder. A bundle of the same model is replaced, its version counted up.
+            folder. A bundle of the same model is replaced, its version counted up; the folder around it is made.
         progress: told of each step.
 
     Raises:
@@ -73,6 +74,7 @@ def export(config: Config, target: str, output: Path | None = None, progress: Pr
     """
     progress = progress or Progress()
     profile = profiles.get(target)
+    key = load_private_key(Path(config.export.sign_key)) if config.export.sign_key else None
     with progress.step("load the model"):
         intake = take_in(config)
     path = output or Path(f"{intake.spec.name}-{profile.name}.edgekit")
@@ -88,7 +90,8 @@ def export(config: Config, target: str, output: Path | None = None, progress: Pr
     manifest = _manifest(intake, request, exported, history, checked, version)
     files = {artifact.path: (artifact.role, artifact.data) for artifact in exported.files} | checked.vectors
     with progress.step("write the bundle"):
-        key = load_private_key(Path(config.export.sign_key)) if config.export.sign_key else None
+        with unwritable_is_typed(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
         with write_bundle(path, manifest, files, private_key=key, overwrite=version > 1) as bundle:
             return ExportResult(path, bundle.manifest, plan, progress)
 
@@ -137,7 +140,8 @@ def _lower(intake: Intake, config: Config, profile: DeviceProfile) -> tuple[Lowe
 def _check(intake: Intake, request: LoweringRequest, exported: Exported, config: Config) -> _Checked:
     """Run the bundle's own bytes in its runtime, or the rehearsal's, through the gates."""
     backend = backend_named(exported.rehearsal or request.profile.runtime)
-    tolerance = config.quality.tolerance or TOLERANCES[exported.precision]
+    asked = config.quality.tolerance
+    tolerance = TOLERANCES[exported.precision] if asked is None else asked
     samples = collect(intake.spec, request.spec, intake.calibration, config.calibration.calibration_samples)
     engine = backend.open(_engine_request(exported, request.spec))
     try:
@@ -170,7 +174,8 @@ def self_tests(
     samples: list[Sample], reference: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]], tolerance: float
 ) -> tuple[tuple[SelfTest, ...], dict[str, tuple[str, bytes]]]:
     """One vector of each kind of sample: the bundle's inputs, and the outputs that the parent gave."""
-    tests, files = [], {}
+    tests: list[SelfTest] = []
+    files: dict[str, tuple[str, bytes]] = {}
     for index, sample in enumerate({sample.origin: sample for sample in reversed(samples)}.values()):
         tensors = {"inputs": sample.bundle, "outputs": reference(sample.parent)}
         paths: dict[str, dict[str, str]] = {}

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from edgekit.errors import UsageError
 from edgekit.evaluate.datasets import Dataset
 from edgekit.processing.preprocess import prepare
 from edgekit.spec import ModelSpec, TensorSpec
@@ -28,25 +29,40 @@ class Sample:
 
 
 def collect(parent: ModelSpec, bundle: ModelSpec, data: Dataset | None, count: int) -> list[Sample]:
-    """Up to `count` samples of `data` (or a drawn picture where there is none), then random ones."""
+    """Up to `count` samples of `data` (or a drawn picture where there is none), then random ones.
+
+    Raises:
+        UsageError: the data are of a kind that this model, in this form, does not take.
+    """
     random = np.random.default_rng(0)
     samples = [_sample(parent, bundle, item, "real") for item in _items(data, count)] if data else []
     if not samples and parent.preprocess is not None and parent.task == "detection":
         from edgekit.smear import draw_smear
 
         samples.append(_sample(parent, bundle, draw_smear(seed=0).image, "drawn"))
-    for _ in range(RANDOM_SAMPLES):
-        samples.append(_sample(parent, bundle, _random_item(parent, random), "random"))
-    return samples
+    return samples + [_sample(parent, bundle, _random_item(parent, random), "random") for _ in range(RANDOM_SAMPLES)]
 
 
 def _sample(parent: ModelSpec, bundle: ModelSpec, item: np.ndarray | Feeds, origin: Origin) -> Sample:
     if isinstance(item, np.ndarray):
-        assert parent.preprocess is not None and bundle.preprocess is not None  # only pictures come as arrays
+        if parent.preprocess is None or bundle.preprocess is None:
+            raise UsageError(
+                "the data are pictures, but nothing says how they become tensors",
+                where="[model] preprocess",
+                why=f"{parent.name} has no preprocessing",
+                fix="declare it, or give tensors as .npz",
+            )
         return Sample(
             {parent.preprocess.input: prepare(parent.preprocess, item)[0]},
             {bundle.preprocess.input: prepare(bundle.preprocess, item)[0]},
             origin,
+        )
+    if parent.inputs != bundle.inputs:
+        raise UsageError(
+            "the data are tensors for the model, but the bundle takes pixels",
+            where="--input uint8-nhwc",
+            why="the normalisation moved into the graph cannot be undone on them",
+            fix="give pictures, or leave --input away",
         )
     return Sample(item, item, origin)
 

@@ -12,8 +12,9 @@ import inspect
 import pickle
 import sys
 import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,11 +25,13 @@ from torch import Tensor, nn
 from edgekit.bundle import Source
 from edgekit.compress import DEFAULT_RECIPE, Applied, Recipe
 from edgekit.errors import InputError, UsageError
-from edgekit.graph.from_onnx import import_onnx, infer_spec, read_onnx
+from edgekit.graph.from_onnx import import_onnx, infer_spec, read_onnx, with_input_shapes
 from edgekit.graph.from_torch import export_torch
 from edgekit.graph.graph import Graph
 from edgekit.models.catalog import CATALOG, load_folder
-from edgekit.runtimes.backend import EngineRequest
+from edgekit.models.femtodet import femtodet_spec
+from edgekit.models.upstream import VOC_LABELS, load_upstream_femtodet
+from edgekit.runtimes.backend import Engine, EngineRequest
 from edgekit.runtimes.onnxruntime import BACKEND as ORT
 from edgekit.spec import ModelSpec, TensorSpec
 
@@ -38,8 +41,15 @@ Feeds = Mapping[str, np.ndarray]
 class Parent(Protocol):
     """A model as it was handed in."""
 
-    source: Source
-    spec: ModelSpec
+    @property
+    def source(self) -> Source:
+        """Where it came from, for the manifest."""
+        ...
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What it is for the outside."""
+        ...
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
         """The reference outputs by name."""
@@ -95,16 +105,17 @@ class OnnxParent:
     path: Path
 
     def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
-        if not hasattr(self, "_engine"):
-            object.__setattr__(self, "_engine", ORT.open(EngineRequest(read_onnx(self.path).SerializeToString())))
-        outputs: dict[str, np.ndarray] = self._engine.run(feeds)  # type: ignore[attr-defined]
-        return outputs
+        return self._engine.run(feeds)
 
     def to_graph(
         self, spec: ModelSpec, recipe: Recipe | None, opset: int, ir_version: int
     ) -> tuple[Graph, tuple[Applied, ...]]:
         _refuse_recipe(recipe, "an ONNX file has no torch modules")
-        return import_onnx(read_onnx(self.path), opset, ir_version), ()
+        return import_onnx(with_input_shapes(read_onnx(self.path), spec.inputs), opset, ir_version), ()
+
+    @cached_property
+    def _engine(self) -> Engine:
+        return ORT.open(EngineRequest(read_onnx(self.path).SerializeToString()))
 
     def reference_name(self) -> str:
         return f"the original file in onnxruntime {ORT.version()}"
@@ -120,8 +131,9 @@ def open_source(
     """Load what `text` names.
 
     Args:
-        text: a shipped model's name, a path to `.onnx` or `.pt2`, a Hugging Face folder, or `module:function`.
-        shapes: shapes by input name, where symbolic dimensions are wanted.
+        text: a shipped model's name, a path to `.onnx`, `.pt2` or a `.pth` of the upstream FemtoDet, a Hugging Face
+            folder, or `module:function`.
+        shapes: shapes by input name, for sources that leave them open: `.onnx` and `module:function`.
         trust_code: allow sources that execute code.
         name: the model's name; by default it follows from the source.
 
@@ -130,10 +142,14 @@ def open_source(
         InputError: the file is unreadable or malformed.
     """
     path = Path(text)
+    if shapes and (text in CATALOG or path.suffix in (".pt2", ".pth") or path.is_dir()):
+        raise UsageError("this source takes no shapes", where="[model] shapes", why=f"{text} fixes its own")
     if text in CATALOG:
         return _from_catalog(text, name)
+    if path.suffix == ".pth":
+        return _from_checkpoint(path, name)
     if path.suffix == ".onnx":
-        return _from_onnx(path, name)
+        return _from_onnx(path, shapes or {}, name)
     if path.suffix == ".pt2":
         _require_trust(trust_code, text, "torch's archive loader unpickles parts of a .pt2 file")
         return _from_pt2(path, name)
@@ -145,7 +161,7 @@ def open_source(
     raise UsageError(
         f"no model {text!r}",
         where="[model] source",
-        why="it is neither a shipped model, nor an .onnx or .pt2 file, a model folder, or module:function",
+        why="it is neither a shipped model, nor an .onnx, .pt2 or .pth file, a model folder, or module:function",
         fix="shipped models: " + ", ".join(sorted(CATALOG)),
     )
 
@@ -178,10 +194,30 @@ def _from_folder(path: Path, name: str | None) -> Parent:
     return TorchParent(source, _renamed(spec, name), module.eval(), _example(spec))
 
 
-def _from_onnx(path: Path, name: str | None) -> Parent:
-    model = read_onnx(path)
+def _from_checkpoint(path: Path, name: str | None) -> Parent:
+    """Weights only, so no trust is needed; the file does not name its classes, `[model] labels` does."""
+    module = load_upstream_femtodet(path)
+    classes = module.config.classes
+    labels = VOC_LABELS if classes == len(VOC_LABELS) else tuple(f"class {i}" for i in range(classes))
+    spec = femtodet_spec(labels, name=name or path.stem)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return TorchParent(Source("checkpoint", path.name, digest, _parameters(module)), spec, module, _example(spec))
+
+
+def _from_onnx(path: Path, shapes: Mapping[str, tuple[int | str, ...]], name: str | None) -> Parent:
+    spec = infer_spec(read_onnx(path), name or path.stem)
+    _refuse_unknown(shapes, [tensor.name for tensor in spec.inputs])
+    for tensor in spec.inputs:
+        if len(shapes.get(tensor.name, tensor.shape)) != len(tensor.shape):
+            raise UsageError(
+                f"the shape of {tensor.name!r} has another rank",
+                where="[model] shapes",
+                why=f"the file says {tensor.shape}",
+                fix="give one size or name for each dimension",
+            )
+    inputs = tuple(replace(tensor, shape=shapes.get(tensor.name, tensor.shape)) for tensor in spec.inputs)
     source = Source("onnx", path.name, hashlib.sha256(path.read_bytes()).hexdigest())
-    return OnnxParent(source, infer_spec(model, name or path.stem), path)
+    return OnnxParent(source, replace(spec, inputs=inputs), path)
 
 
 def _from_pt2(path: Path, name: str | None) -> Parent:
@@ -212,7 +248,10 @@ def _from_pt2(path: Path, name: str | None) -> Parent:
 
 
 def _from_function(text: str, shapes: Mapping[str, tuple[int | str, ...]], name: str | None) -> Parent:
-    result = resolve(text)()
+    function = resolve(text)
+    if not callable(function):
+        raise InputError(f"{text} is no function", where="[model] source", why=f"it is {type(function).__name__}")
+    result = function()
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], nn.Module)):
         raise InputError(
             f"{text} does not return (nn.Module, example inputs)",
@@ -221,21 +260,29 @@ def _from_function(text: str, shapes: Mapping[str, tuple[int | str, ...]], name:
             fix="return model, (example_tensor, ...)",
         )
     module, given = result[0].eval(), result[1]
-    example = (given,) if isinstance(given, Tensor) else tuple(given)
-    if not example or not all(isinstance(item, Tensor) for item in example):
-        raise InputError("the example inputs are not tensors", where=text, fix="return model, (example_tensor, ...)")
-    names = list(inspect.signature(module.forward).parameters)[: len(example)]
-    unknown = sorted(set(shapes) - set(names))
-    if unknown:
-        raise UsageError(
-            f"shapes names no input {unknown[0]!r}", where="[model] shapes", fix=f"inputs: {', '.join(names)}"
+    example = (given,) if isinstance(given, Tensor) else tuple(given) if isinstance(given, tuple | list) else ()
+    names = _input_names(module)[: len(example)]
+    if not example or len(names) < len(example) or not all(isinstance(item, Tensor) for item in example):
+        raise InputError(
+            "the example inputs are not tensors that forward takes",
+            where=text,
+            why=f"forward takes {', '.join(names) or 'none by name'}",
+            fix="return model, (example_tensor, ...), one for each named argument of forward",
         )
+    _refuse_unknown(shapes, names)
     spec = _spec_of(name or text.split(":")[1], module, dict(zip(names, example, strict=True)), shapes)
     digest = hashlib.sha256()
     for key, value in sorted(module.state_dict().items()):
-        digest.update(key.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(key.encode() + value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     source = Source("module", text, digest.hexdigest(), _parameters(module))
-    return TorchParent(source, spec, module, _example(spec))
+    static = all(isinstance(dim, int) for tensor in spec.inputs for dim in tensor.shape)
+    return TorchParent(source, spec, module, example if static else _example(spec))
+
+
+def _input_names(module: nn.Module) -> list[str]:
+    """The names of the arguments that `forward` takes by position."""
+    by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [p.name for p in inspect.signature(module.forward).parameters.values() if p.kind in by_position]
 
 
 def resolve(text: str) -> Any:
@@ -308,9 +355,15 @@ def _parameters(module: nn.Module) -> int:
 
 
 def _renamed(spec: ModelSpec, name: str | None) -> ModelSpec:
-    from dataclasses import replace
-
     return replace(spec, name=name) if name else spec
+
+
+def _refuse_unknown(shapes: Mapping[str, object], names: Sequence[str]) -> None:
+    unknown = sorted(set(shapes) - set(names))
+    if unknown:
+        raise UsageError(
+            f"shapes names no input {unknown[0]!r}", where="[model] shapes", fix=f"inputs: {', '.join(names)}"
+        )
 
 
 def _refuse_recipe(recipe: Recipe | None, why: str) -> None:

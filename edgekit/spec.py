@@ -35,8 +35,8 @@ class ImagePreprocess:
 
     `letterbox` keeps the aspect ratio and pads with `pad_value` before normalising; `stretch` does not keep it;
     `crop` scales the shorter side to the target and cuts out the centre. Resizing is bilinear at half-pixel centres
-    without antialiasing. Then `(pixel - mean) / std`, in units of 0 to 255, unless `dtype` is `uint8`: the graph then
-    normalises.
+    without antialiasing. Then `(pixel - mean) / std`, in units of 0 to 255 and in the order of the tensor's channels
+    (blue first for `bgr`), unless `dtype` is `uint8`: the graph then normalises.
     """
 
     input: str
@@ -85,6 +85,10 @@ class DetectionPostprocess:
         wanted = 2 if self.decode == "boxes-scores" else 1
         if len(self.outputs) != wanted:
             raise ValueError(f"decode {self.decode!r} reads {wanted} output(s), {len(self.outputs)} are named")
+        if self.stride < 1 or self.max_detections < 1:
+            raise ValueError("stride and max_detections are at least 1")
+        if not (0 <= self.score_threshold <= 1 and 0 <= self.iou_threshold <= 1):
+            raise ValueError("score_threshold and iou_threshold lie between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,10 @@ class ClassificationPostprocess:
     softmax: bool = True
     top_k: int = 5
     kind: Literal["classification"] = "classification"
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise ValueError(f"top_k is at least 1, not {self.top_k}")
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ class Session:
         return self.predict_batch([image])[0]
 
     def predict_batch(self, images: Sequence[np.ndarray]) -> list[Prediction]:
-        """`predict` on several pictures, in one run where the batch dimension is symbolic, else in batches of its size."""
+        """`predict` on several pictures: in one run where the batch dimension is symbolic, else in runs of its size."""
         pre, post = self.spec.preprocess, self.spec.postprocess
         if pre is None or post is None:
             raise UsageError(
@@ -114,7 +114,7 @@ class Session:
 class _Closed:
     """The engine of a closed session."""
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:  # noqa: ARG002  # as `Engine` has it
         raise UsageError("the session is closed", where="session.run", fix="load the bundle again")
 
     def close(self) -> None:

@@ -207,7 +207,7 @@ class SelfTest:
 class Source:
     """Where the model came from: `origin` names it, `sha256` is of its weights or file."""
 
-    kind: Literal["builtin", "onnx", "pt2", "module", "huggingface"]
+    kind: Literal["builtin", "onnx", "pt2", "module", "huggingface", "checkpoint"]
     origin: str
     sha256: str
     parameters: int | None = None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgekit.cli.output import Json, emit, note, say, table
+from edgekit.cli.output import Json, emit, emit_then, note, say, table
 
 if TYPE_CHECKING:
     from edgekit.exporters import Plan
@@ -46,7 +47,8 @@ def command(
         str | None, typer.Option(help="ap50, ap, top1 or package:function.", rich_help_panel=GATES)
     ] = None,
     trust_code: Annotated[
-        bool | None, typer.Option("--trust-code", help="Allow sources that execute code.", rich_help_panel=MODEL)
+        bool | None,
+        typer.Option("--trust-code/--no-trust-code", help="Allow sources that execute code.", rich_help_panel=MODEL),
     ] = None,
     steps: Annotated[str | None, typer.Option(help="The recipe: 'fuse,rewrite'.", rich_help_panel=MODEL)] = None,
     calibration_data: Annotated[str | None, typer.Option(help="Real inputs for parity.", rich_help_panel=GATES)] = None,
@@ -77,11 +79,24 @@ def command(
 
     flags: dict[str, Any] = {
         "target": tuple(target) if target else None,
-        "source": source, "name": name, "spec": spec, "labels": labels, "data": data, "split": split,
-        "metric": metric, "trust_code": trust_code, "calibration_data": calibration_data,
-        "calibration_samples": calibration_samples, "tolerance": tolerance, "max_drop": max_drop,
-        "quality_samples": quality_samples, "input": input, "precision": precision, "output": output,
-        "sign_key": sign_key, "steps": tuple(filter(None, steps.split(","))) if steps is not None else None,
+        "source": source,
+        "name": name,
+        "spec": spec,
+        "labels": labels,
+        "data": data,
+        "split": split,
+        "metric": metric,
+        "trust_code": trust_code,
+        "calibration_data": calibration_data,
+        "calibration_samples": calibration_samples,
+        "tolerance": tolerance,
+        "max_drop": max_drop,
+        "quality_samples": quality_samples,
+        "input": input,
+        "precision": precision,
+        "output": output,
+        "sign_key": sign_key,
+        "steps": tuple(filter(None, map(str.strip, steps.split(",")))) if steps is not None else None,
         "shapes": parse_flag_table(shapes, "--shapes") if shapes else None,
         "preprocess": parse_flag_table(preprocess, "--preprocess") if preprocess else None,
         "postprocess": parse_flag_table(postprocess, "--postprocess") if postprocess else None,
@@ -99,13 +114,11 @@ def command(
             note("no edgekit.toml here and no --source: exporting the shipped FemtoDet")
     if dry_run:
         plans = [pipeline.plan(options, each) for each in targets]
-        emit(plans, json, lambda all_plans: [_print_plan(each) for each in all_plans])  # type: ignore[func-returns-value]
-        for each in plans:
-            each.require_supported()
+        emit_then(plans, json, _print_plans, lambda: _require_supported(plans))
         return
     results = []
     for each in targets:
-        progress = Progress((lambda _: None) if json else (lambda step, each=each: note(f"{each}: {step}")))
+        progress = Progress(_announcer(each, quiet=json))
         results.append(pipeline.export(options, each, _place(options.export.output, each, len(targets)), progress))
         if not json:
             _print_result(results[-1])
@@ -113,14 +126,15 @@ def command(
         emit([_summary(result) for result in results], True, lambda _: None)
 
 
+def _announcer(target: str, quiet: bool) -> Callable[[str], None]:
+    return lambda step: None if quiet else note(f"{target}: {step}")
+
+
 def _place(output: str | None, target: str, targets: int) -> Path | None:
     """With several targets, the output is a folder of bundles."""
     if output is None:
         return None
-    if targets == 1:
-        return Path(output)
-    Path(output).mkdir(parents=True, exist_ok=True)
-    return Path(output) / f"{target}.edgekit"
+    return Path(output) if targets == 1 else Path(output) / f"{target}.edgekit"
 
 
 def _summary(result: ExportResult) -> dict[str, Any]:
@@ -141,14 +155,12 @@ def _summary(result: ExportResult) -> dict[str, Any]:
 def _print_result(result: ExportResult) -> None:
     manifest = result.manifest
     size = sum(entry.size for entry in manifest.files if entry.role in ("model", "weights")) / 1024
-    say(
-        f"{result.path}  {manifest.name} v{manifest.version} for {manifest.target.name}, {manifest.target.precision}, model {size:.0f} KiB"
-    )
+    target = manifest.target
+    what = f"{manifest.name} v{manifest.version} for {target.name}, {target.precision}"
+    say(f"{result.path}  {what}, model {size:.0f} KiB")
     for parity in manifest.parity:
-        say(
-            f"  parity   {parity.relative:.1e} relative on {parity.samples} {parity.inputs} input(s), allowed {parity.tolerance:.0e};"
-            f" {parity.where} against {parity.against}"
-        )
+        figures = f"{parity.relative:.1e} relative on {parity.samples} {parity.inputs} input(s)"
+        say(f"  parity   {figures}, allowed {parity.tolerance:.0e}; {parity.where} against {parity.against}")
     quality = manifest.quality
     if quality.status == "measured":
         say(f"  quality  {quality.metric} {quality.parent:.2f} -> {quality.bundle:.2f} on {quality.samples} samples")
@@ -160,6 +172,16 @@ def _print_result(result: ExportResult) -> None:
         say(f"  next     on the board: edgekit prove {result.path.name}")
     for cost in result.progress.costs:
         say(f"  took     {cost.seconds:5.1f} s, peak {cost.peak_rss_mib:.0f} MiB  {cost.step}")
+
+
+def _print_plans(plans: list[Plan]) -> None:
+    for each in plans:
+        _print_plan(each)
+
+
+def _require_supported(plans: list[Plan]) -> None:
+    for each in plans:
+        each.require_supported()
 
 
 def _print_plan(plan: Plan) -> None:

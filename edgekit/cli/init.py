@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from json import dumps
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,7 @@ TEMPLATE = """\
 [model]
 # a shipped model ("femtodet"), a file (.onnx, .pt2), a folder with config.json and model.safetensors,
 # or "module:function" that returns (nn.Module, example inputs)
-source = "{source}"
+source = {source}
 # name = "my-detector"
 # spec = "spec.json"              # a ModelSpec as JSON instead of the options below
 # shapes = {{ image = ["batch", 3, 224, 224] }}
@@ -40,7 +41,7 @@ source = "{source}"
 # quality_samples = 1000
 
 [export]
-target = "{target}"          # `edgekit targets` lists them; a list exports for several
+target = {target}          # `edgekit targets` lists them; a list exports for several
 # input = "uint8-nhwc"            # move layout, cast and normalisation into the graph
 # precision = "auto"              # auto, fp32, fp16
 # output = "bundles/detector"     # a folder; with the ending .edgekit a single file
@@ -55,15 +56,18 @@ def command(
 ) -> None:
     """Write a commented edgekit.toml into this folder."""
     from edgekit import profiles
+    from edgekit.bundle.atomic import unwritable_is_typed, write_file
     from edgekit.config import FILE
     from edgekit.errors import UsageError
 
     profiles.get(target)
-    try:
-        with Path(FILE).open("x", encoding="utf-8") as file:
-            file.write(TEMPLATE.format(source=source, target=target))
-    except FileExistsError as error:
-        raise UsageError(
-            f"{FILE} exists", where=str(Path.cwd()), why="it is not replaced", fix="edit or remove it"
-        ) from error
+    if Path(FILE).exists():
+        raise UsageError(f"{FILE} exists", where=str(Path.cwd()), why="it is not replaced", fix="edit or remove it")
+    with unwritable_is_typed(Path(FILE)):
+        write_file(Path(FILE), [TEMPLATE.format(source=_quoted(source), target=_quoted(target)).encode()])
     emit({"written": FILE}, json, lambda value: say(f"wrote {value['written']}; next: edgekit export"))
+
+
+def _quoted(text: str) -> str:
+    """A TOML string; JSON's escapes are among TOML's."""
+    return dumps(text, ensure_ascii=False)

@@ -39,9 +39,8 @@ def _print(manifest: Manifest, signed: bool) -> None:
     say(f"source     {manifest.source.kind}: {manifest.source.origin}  sha256 {manifest.source.sha256[:16]}...")
     say(f"steps      {' -> '.join(step.step for step in manifest.history)}")
     for parity in manifest.parity:
-        say(
-            f"parity     {parity.relative:.1e} of {parity.tolerance:.0e} on {parity.samples} {parity.inputs}; {parity.where}"
-        )
+        figures = f"{parity.relative:.1e} of {parity.tolerance:.0e} on {parity.samples} {parity.inputs}"
+        say(f"parity     {figures}; {parity.where}")
     quality = manifest.quality
     known = f"{quality.metric} {quality.parent} -> {quality.bundle} on {quality.samples} samples"
     say(f"quality    {known if quality.status == 'measured' else 'unknown: ' + str(quality.reason)}")

@@ -9,6 +9,8 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from edgekit.errors import EdgekitError
+
 T = TypeVar("T")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
@@ -22,6 +24,18 @@ def emit(value: T, as_json: bool, render: Callable[[T], None]) -> None:
         print(json.dumps(encode(value), indent=1, allow_nan=False, ensure_ascii=False))
     else:
         render(value)
+
+
+def emit_then(value: T, as_json: bool, render: Callable[[T], None], check: Callable[[], None]) -> None:
+    """`emit`, then `check`: with JSON, its error goes to standard error, since the one document is printed already."""
+    emit(value, as_json, render)
+    try:
+        check()
+    except EdgekitError as error:
+        if not as_json:
+            raise
+        note(f"error: {error}")
+        raise typer.Exit(error.exit_code) from error
 
 
 def say(text: str = "") -> None:

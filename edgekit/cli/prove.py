@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgekit.cli.output import Json, emit, note, table
+from edgekit.cli.output import Json, emit_then, note, table
+
+if TYPE_CHECKING:
+    from edgekit.prove import Proof
 
 
 def command(
@@ -16,7 +19,7 @@ def command(
     sign_key: Annotated[
         Path | None, typer.Option(help="Sign the answer with this private key, not the device's.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads for one inference.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads for one inference.")] = None,
     json: Json = False,
 ) -> None:
     """Replay the bundle's self-test and answer its open questions here; the signed answer is written beside it."""
@@ -24,26 +27,23 @@ def command(
 
     proof = prove(bundle, key=key, threads=threads)
     written = write_proof(proof, bundle, sign_key)
-    emit(
-        proof,
-        json,
-        lambda p: table(
-            ("question", "kind", "status", "value", "unit", "samples", "allowed", "reason"),
-            [
-                (
-                    a.id,
-                    a.kind,
-                    a.status,
-                    None if a.value is None else f"{a.value:.3g}",
-                    a.unit,
-                    a.samples,
-                    a.tolerance,
-                    a.reason,
-                )
-                for a in p.answers
-            ],
-        ),
-    )
     if not json:
         note(f"wrote {written[0]} and {written[1].name}")
-    require_passed(proof)
+    emit_then(proof, json, _print, lambda: require_passed(proof))
+
+
+def _print(proof: Proof) -> None:
+    rows = [
+        (
+            a.id,
+            a.kind,
+            a.status,
+            None if a.value is None else f"{a.value:.3g}",
+            a.unit,
+            a.samples,
+            a.tolerance,
+            a.reason,
+        )
+        for a in proof.answers
+    ]
+    table(("question", "kind", "status", "value", "unit", "samples", "allowed", "reason"), rows)

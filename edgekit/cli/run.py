@@ -18,30 +18,34 @@ def command(
     ] = None,
     min_score: Annotated[float, typer.Option(help="Show detections from this score on.")] = 0.3,
     batch: Annotated[int, typer.Option(min=1, help="Pictures a run, where the model's batch is symbolic.")] = 8,
-    threads: Annotated[int | None, typer.Option(help="Threads for one inference.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads for one inference.")] = None,
     runtime: Annotated[str | None, typer.Option(help="Another runtime than the bundle's own.")] = None,
     key: Annotated[Path | None, typer.Option(help="A public key; unsigned bundles are refused.")] = None,
     json: Json = False,
 ) -> None:
     """Run a bundle on pictures: print what it finds, and draw it."""
+    from edgekit.bundle import Bundle
     from edgekit.evaluate.images import read_image
-    from edgekit.picture import draw, find_pictures, save_picture
+    from edgekit.picture import draw, find_pictures, place_drawings, save_picture
     from edgekit.predict import describe
-    from edgekit.runtimes import load
+    from edgekit.runtimes.session import open_session
 
     files = find_pictures(inputs)
+    places = iter(place_drawings(files, picture))
     results: list[dict[str, Any]] = []
-    with load(bundle, threads=threads, runtime=runtime, key=key) as session:
-        with _progress(len(files), quiet=json) as advance:
-            for start in range(0, len(files), batch):
-                chosen = files[start : start + batch]
-                images = [read_image(file) for file in chosen]
-                for file, image, prediction in zip(chosen, images, session.predict_batch(images), strict=True):
-                    found = describe(prediction, session.spec, min_score)
-                    place = _place(picture, file, len(files))
-                    save_picture(draw(image, found), place)
-                    results.append({"input": str(file), "picture": str(place), "found": found})
-                    advance()
+    with Bundle.open(bundle, key=key) as opened:
+        opened.verify()  # every file, also those that running does not read: a damaged bundle is not used
+        session = open_session(opened, threads=threads, runtime=runtime)
+    with session, _progress(len(files), quiet=json) as advance:
+        for start in range(0, len(files), batch):
+            chosen = files[start : start + batch]
+            images = [read_image(file) for file in chosen]
+            for file, image, prediction in zip(chosen, images, session.predict_batch(images), strict=True):
+                found = describe(prediction, session.spec, min_score)
+                place = next(places)
+                save_picture(draw(image, found), place)
+                results.append({"input": str(file), "picture": str(place), "found": found})
+                advance()
     emit(results, json, _print)
 
 
@@ -57,12 +61,6 @@ def _short(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3f}"
     return " ".join(f"{x:.1f}" for x in value) if isinstance(value, list) else str(value)
-
-
-def _place(picture: Path | None, file: Path, count: int) -> Path:
-    if picture is None:
-        return Path(f"{file.stem}-edgekit.png")
-    return picture if count == 1 and picture.suffix else picture / f"{file.stem}.png"
 
 
 def _progress(count: int, quiet: bool) -> Any:

@@ -16,10 +16,10 @@ def command(
     split: Annotated[str | None, typer.Option(help="A split of the data.")] = None,
     source: Annotated[str | None, typer.Option("--source", "--model", help="Also score this model in torch.")] = None,
     metric: Annotated[str | None, typer.Option(help="ap50, ap or top1; by default the model's own.")] = None,
-    samples: Annotated[int | None, typer.Option(help="At most so many.")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="At most so many.")] = None,
     trust_code: Annotated[bool, typer.Option("--trust-code", help="Allow sources that execute code.")] = False,
     runtime: Annotated[str | None, typer.Option(help="Another runtime than the bundle's own.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads for one inference.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads for one inference.")] = None,
     key: Annotated[Path | None, typer.Option(help="A public key; unsigned bundles are refused.")] = None,
     json: Json = False,
 ) -> None:

@@ -92,7 +92,7 @@ def _fold_pairs(sequence: nn.Sequential) -> None:
         conv, bn = sequence[index], sequence[index + 1]
         if type(conv) is nn.Conv2d and type(bn) is nn.BatchNorm2d and bn.running_mean is not None:
             sequence[index] = fold_batch_norm(conv, bn)
-            sequence[index + 1] = nn.Identity()
+            sequence[index + 1] = nn.Identity().eval()  # a new module is in training mode
 
 
 def _deviation(a: Tensor, b: Tensor) -> float:

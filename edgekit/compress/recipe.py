@@ -101,7 +101,7 @@ class Recipe:
         for index, item in enumerate(items):
             table = {"step": item} if isinstance(item, str) else dict(item)
             name = table.pop("step", None)
-            if name not in STEPS:
+            if not isinstance(name, str) or name not in STEPS:
                 raise UsageError(
                     f"unknown step {name!r}", where=f"{where}[{index}]", fix="known steps: " + ", ".join(sorted(STEPS))
                 )

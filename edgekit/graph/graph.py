@@ -10,6 +10,7 @@ from onnx import ModelProto, TensorProto, helper
 from edgekit.bundle.manifest import Origin
 from edgekit.spec import TensorSpec
 
+STANDARD_DOMAINS = ("", "ai.onnx")
 PROTOBUF_LIMIT = 2**31 - 1  # bytes: a larger model would need a side file
 
 
@@ -49,7 +50,7 @@ def serialize(model: ModelProto) -> bytes:
 
 def opset_of(model: ModelProto) -> int:
     """The version of the default operator set that `model` imports."""
-    return next(int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    return next(int(entry.version) for entry in model.opset_import if entry.domain in STANDARD_DOMAINS)
 
 
 def tensor_specs(values: list[onnx.ValueInfoProto]) -> tuple[TensorSpec, ...]:

@@ -17,10 +17,15 @@ from edgekit.graph.passes import check, infer_shapes
 
 # Sums over many elements and exponentials overflow or lose digits in fp16; the rest of the list fixes its own types.
 ISLANDS = frozenset(
-    "Softmax LogSoftmax LayerNormalization GroupNormalization InstanceNormalization RMSNormalization "
-    "LpNormalization MeanVarianceNormalization ReduceMean ReduceSum ReduceSumSquare ReduceL1 ReduceL2 ReduceLogSumExp "
-    "ReduceProd CumSum Exp Log Pow Reciprocal Softplus Erf NonMaxSuppression Scan Loop If "
-    "Cast CastLike ConstantOfShape Range RandomNormal RandomUniform QuantizeLinear DequantizeLinear".split()
+    {
+        *("Softmax", "LogSoftmax", "LayerNormalization", "GroupNormalization", "InstanceNormalization"),
+        *("RMSNormalization", "LpNormalization", "MeanVarianceNormalization"),
+        *("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp"),
+        *("ReduceProd", "CumSum", "Exp", "Log", "Pow", "Reciprocal", "Softplus", "Erf"),
+        *("NonMaxSuppression", "Scan", "Loop", "If", "Cast", "CastLike", "Constant", "ConstantOfShape", "Range"),
+        *("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "EyeLike"),
+        *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
+    }
 )
 # Inputs that ONNX types as float32 whatever the operator computes in: (operator, input index).
 FLOAT_INPUTS = frozenset({("Resize", 1), ("Resize", 2), ("Upsample", 1)})
@@ -69,8 +74,7 @@ class _Converter:
         return model
 
     def _island(self, node: NodeProto, weights: dict[str, TensorProto]) -> None:
-        for i, name in enumerate(node.input):
-            node.input[i] = self._as_float(name, weights)
+        _rename_inputs(node, {name: self._as_float(name, weights) for name in sorted(_read_names(node))})
         self.nodes.append(node)
 
     def _half_node(self, node: NodeProto, floats: set[str], weights: dict[str, TensorProto], outputs: set[str]) -> None:
@@ -131,6 +135,15 @@ def _half_tensor(tensor: TensorProto, name: str) -> TensorProto:
             fix="export with --precision fp32",
         )
     return numpy_helper.from_array(values.astype(np.float16), name)
+
+
+def _rename_inputs(node: NodeProto, names: dict[str, str]) -> None:
+    """Let `node`, its subgraphs included, read the tensors in `names` under their new names."""
+    for i, name in enumerate(node.input):
+        node.input[i] = names.get(name, name)
+    for attribute in node.attribute:
+        for child in attribute.g.node:
+            _rename_inputs(child, names)
 
 
 def _read_names(node: NodeProto) -> set[str]:

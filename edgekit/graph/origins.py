@@ -48,7 +48,9 @@ def _strip_graph(graph: GraphProto) -> None:
         item.ClearField("metadata_props")
     for node in graph.node:
         for attribute in node.attribute:
-            attribute.doc_string = attribute.t.doc_string = ""
+            attribute.doc_string = ""
+            if attribute.HasField("t"):  # writing to an absent field would make it present
+                attribute.t.doc_string = ""
             if attribute.HasField("g"):
                 _strip_graph(attribute.g)
 

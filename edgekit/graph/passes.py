@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import onnx
-from onnx import ModelProto, checker, shape_inference, version_converter
+from onnx import ModelProto, NodeProto, TensorProto, checker, helper, numpy_helper, shape_inference, version_converter
 
 from edgekit.errors import InputError, UnsupportedError
-from edgekit.graph.graph import Graph, opset_of
+from edgekit.graph.graph import STANDARD_DOMAINS, Graph, opset_of
 from edgekit.graph.origins import strip_metadata
 
 Pass = Callable[[ModelProto], ModelProto]
@@ -23,8 +24,8 @@ def canonical_passes(opset: int, ir_version: int) -> tuple[tuple[str, Pass], ...
     return (
         ("strip-metadata", strip_metadata),
         ("drop-initializer-inputs", drop_initializer_inputs),
-        ("constants-to-initializers", constants_to_initializers),
         ("convert-opset", partial(convert_opset, opset=opset)),
+        ("constants-to-initializers", constants_to_initializers),  # the conversion adds constants
         ("pin-ir", partial(pin_ir, ir_version=ir_version)),
         ("name-nodes", name_nodes),
         ("infer-shapes", infer_shapes),
@@ -55,11 +56,11 @@ def drop_initializer_inputs(model: ModelProto) -> ModelProto:
 
 
 def constants_to_initializers(model: ModelProto) -> ModelProto:
-    """Turn `Constant` nodes that hold a tensor into initializers, so that every weight is found in one place."""
+    """Turn `Constant` nodes, except sparse and text ones, into initializers: every weight is found in one place."""
     copy = _copy(model)
     kept = []
     for node in copy.graph.node:
-        value = next((a.t for a in node.attribute if a.name == "value"), None) if node.op_type == "Constant" else None
+        value = _constant_value(node)
         if value is None:
             kept.append(node)
         else:
@@ -115,6 +116,8 @@ def name_nodes(model: ModelProto) -> ModelProto:
     for node in copy.graph.node:
         if not node.name or node.name in seen:
             node.name = f"{node.op_type}:{next(filter(None, node.output), 'none')}"
+            while node.name in seen:
+                node.name += "'"
         seen.add(node.name)
     return copy
 
@@ -144,6 +147,21 @@ def check(model: ModelProto) -> ModelProto:
             fix="export it again",
         ) from error
     return model
+
+
+def _constant_value(node: NodeProto) -> TensorProto | None:
+    """The tensor that a `Constant` node of the default domain holds."""
+    if node.op_type != "Constant" or node.domain not in STANDARD_DOMAINS:
+        return None
+    attribute: onnx.AttributeProto = node.attribute[0]
+    if attribute.name == "value":
+        tensor: TensorProto = attribute.t
+        return tensor
+    if attribute.name in ("value_float", "value_floats"):
+        return numpy_helper.from_array(np.array(helper.get_attribute_value(attribute), np.float32))
+    if attribute.name in ("value_int", "value_ints"):
+        return numpy_helper.from_array(np.array(helper.get_attribute_value(attribute), np.int64))
+    return None
 
 
 def _copy(model: ModelProto) -> ModelProto:

@@ -1,4 +1,4 @@
-"""Ranges and histograms of every activation of a graph, so that int8 can be calibrated where the data may not travel."""
+"""Ranges and histograms of every activation of a graph: what int8 calibrates on where the data may not travel."""
 
 from __future__ import annotations
 

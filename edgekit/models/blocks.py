@@ -72,8 +72,8 @@ class IBEConv(nn.Module):
         """One depthwise 3x3 with bias, plus ReLU.
 
         W2 = W with sigmoid(theta) S taken from the centre tap; K = f1 W + f2 W2;
-        b = (beta1 - mu1 f1) + (beta2 - mu2 f2), with f = gamma / sqrt(var + eps). Exact for stride 2 as well: the centre tap of a padded 3x3 reads the very
-        samples that an unpadded 1x1 of the same stride reads.
+        b = (beta1 - mu1 f1) + (beta2 - mu2 f2), with f = gamma / sqrt(var + eps). Exact for stride 2
+        as well: the centre tap of a padded 3x3 reads the very samples that an unpadded 1x1 of the same stride reads.
         """
         weight = self.conv.weight.detach().double()  # (channels, 1, 3, 3)
         difference = weight.clone()

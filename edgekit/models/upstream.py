@@ -17,6 +17,11 @@ from edgekit.errors import InputError
 from edgekit.models.catalog import load_strictly
 from edgekit.models.femtodet import STAGES, WIDTHS, FemtoDet, FemtoDetConfig, make_divisible
 
+# Pascal VOC's classes in the order of mmdetection, on which upstream trains.
+VOC_LABELS = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
 _FIXED = {
     "backbone.conv1.": "backbone.stem.",
     "neck.lateral_convs.": "neck.laterals.",

@@ -122,3 +122,19 @@ def test_a_batch_is_its_pictures_one_by_one():
 def test_a_float_picture_is_refused_rather_than_guessed_at():
     with pytest.raises(InputError, match="uint8"):
         prepare(SMALL, np.zeros((10, 10, 3), np.float32))
+
+
+def test_tensors_of_different_calls_share_no_memory():
+    first, second = prepare(SMALL, picture(20, 30))[0], prepare(SMALL, picture(20, 30, 1))[0]
+    assert not np.shares_memory(first, second)
+    assert np.array_equal(first, prepare(SMALL, picture(20, 30))[0])
+
+
+def test_a_tensor_that_is_handed_in_is_overwritten_completely_if_it_fits():
+    image = picture(20, 30)
+    old = np.full((1, 3, 32, 48), np.nan, np.float32)
+    tensor, _ = prepare_batch(SMALL, [image], old)
+    assert tensor is old
+    assert np.array_equal(tensor, prepare(SMALL, image)[0])
+    for unfit in (old[0], old.astype(np.float64), np.concatenate([old, old])):
+        assert prepare_batch(SMALL, [image], unfit)[0] is not unfit

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import tomllib
+import sys
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 from onnx import ModelProto
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 
 def unsupported_nodes(model: ModelProto) -> dict[str, str]:
