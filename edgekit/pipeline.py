@@ -90,7 +90,7 @@ def export(config: Config, target: str, output: Path | None = None, progress: Pr
     manifest = _manifest(intake, request, exported, history, checked, version)
     files = {artifact.path: (artifact.role, artifact.data) for artifact in exported.files} | checked.vectors
     with progress.step("write the bundle"):
-        with unwritable_is_typed(path.parent):
+        with unwritable_is_typed(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         with write_bundle(path, manifest, files, private_key=key, overwrite=version > 1) as bundle:
             return ExportResult(path, bundle.manifest, plan, progress)

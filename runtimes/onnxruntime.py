@@ -29,7 +29,7 @@ class OnnxRuntimeEngine:
                 "ONNX Runtime cannot run the model on this input",
                 where="session.run",
                 why=str(error).strip().splitlines()[0],
-                fix="sizes that the model leaves open may still have to fit together",
+                fix="sizes that the model leaves open still have to fit together; edgekit export --shapes fixes them",
             ) from error
 
     def close(self) -> None:

@@ -29,7 +29,7 @@ class OpenVinoEngine:
                 "OpenVINO cannot run the model on this input",
                 where="session.run",
                 why=str(error).strip().splitlines()[-1],
-                fix="sizes that the model leaves open may still have to fit together; a session serves one thread",
+                fix="sizes that the model leaves open still have to fit together; a session serves one thread",
             ) from error
         return dict(zip(self._outputs, results.to_tuple(), strict=True))
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:  # device-side tests run where neither torch nor onnx is installed
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import nn
 
     from edgekit.graph.graph import Graph
@@ -78,11 +80,51 @@ def torch_seed() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def detector() -> Path:
+    """An ONNX file that finds cells of 8x8 pixels which are red or blue; see tests/runtimes/conftest.py."""
+    return Path(__file__).parent / "runtimes" / "data" / "detector.onnx"
+
+
+@pytest.fixture(scope="session")
+def detector_spec() -> ModelSpec:
+    """What `detector` is for the outside."""
+    from edgekit.spec import DetectionPostprocess, ImagePreprocess, ModelSpec, TensorSpec
+
+    return ModelSpec(
+        name="cells",
+        task="detection",
+        inputs=(TensorSpec("image", "float32", ("batch", 3, 32, 32)),),
+        outputs=(TensorSpec("head", "float32", ("batch", 7, 4, 4)),),
+        preprocess=ImagePreprocess("image", 32, 32, std=(255.0, 255.0, 255.0), pad_value=0),
+        postprocess=DetectionPostprocess(("head",), "yolox-grid", stride=8, score_threshold=0.3),
+        labels=("red", "blue"),
+        metric="ap50",
+    )
+
+
+@pytest.fixture
+def cells() -> NDArray[np.uint8]:
+    """A black picture, 32x32, with a red cell in column 1, row 2 and a blue one in column 3, row 0."""
+    import numpy as np
+
+    image = np.zeros((32, 32, 3), np.uint8)
+    image[16:24, 8:16, 0] = 255
+    image[0:8, 24:32, 2] = 255
+    return image
+
+
+@pytest.fixture
+def cells_found() -> list[tuple[str, list[float]]]:
+    """What is in `cells`: labels and boxes, by label."""
+    return [("blue", [24, 0, 32, 8]), ("red", [8, 16, 16, 24])]
+
+
+@pytest.fixture(scope="session")
 def femtodet_bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The shipped FemtoDet as users export it, by target: folders for two, a zip for OpenVINO. Copy one to change it."""
+    """The shipped FemtoDet as users export it, by target: two folders and a zip. Copy one to change it."""
     pytest.importorskip("torch")
     pytest.importorskip("openvino")
-    from edgekit import pipeline
+    from edgekit import pipeline, sources
     from edgekit.config import Config
 
     folder = tmp_path_factory.mktemp("bundles")
@@ -91,7 +133,17 @@ def femtodet_bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
         "intel-n100": folder / "intel.edgekit",
         "orin-nano": folder / "orin",
     }
-    return {target: pipeline.export(Config(), target, place).path for target, place in places.items()}
+    export, graphs = sources.export_torch, {}
+
+    def once(module: Any, example: Any, spec: Any, opset: int, ir_version: int) -> Any:
+        """All of these targets take the same graph, and making it takes most of the time."""
+        if (opset, ir_version) not in graphs:
+            graphs[opset, ir_version] = export(module, example, spec, opset, ir_version)
+        return graphs[opset, ir_version]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "export_torch", once)
+        return {target: pipeline.export(Config(), target, place).path for target, place in places.items()}
 
 
 def _example() -> tuple[Any, ...]:

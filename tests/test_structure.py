@@ -45,9 +45,7 @@ class Drawing:
 
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
-shapes = st.one_of(
-    st.builds(Circle, radius=finite.map(abs)), st.builds(Square, side=st.integers(-(2**63), 2**63))
-)
+shapes = st.one_of(st.builds(Circle, radius=finite.map(abs)), st.builds(Square, side=st.integers(-(2**63), 2**63)))
 drawings = st.builds(
     Drawing,
     title=st.text(),

@@ -162,7 +162,7 @@ smears, 416x416.
 {rows}
 
 COCO-style AP at IoU 0.5 (101 points), in percent, computed by torch {tooling.installed_version("torch")} on a CPU.
-Platelets are as small as one cell of the detector's grid, and are found badly or not at all.
+Platelets are hardly larger than one cell of the detector's grid, and are found least well.
 
 - Data: BCCD (Shenggan/BCCD_Dataset, MIT), {len(train)} training pictures, SHA-256 of the set {train.sha256}.
   Trained on `train`, epoch {epoch} selected on `val`, `test` scored once.

@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from onnx import ModelProto
 from torch import Tensor, nn
 
 from edgekit.errors import UnsupportedError, UsageError
-from edgekit.graph.graph import Graph, opset_of
+from edgekit.graph.graph import Graph, opset_of, tensor_specs
 from edgekit.graph.origins import collect_origins
 from edgekit.graph.passes import canonicalize
 from edgekit.spec import ModelSpec
@@ -38,7 +39,7 @@ def export_torch(
         ir_version: ONNX IR version.
 
     Raises:
-        UnsupportedError: torch cannot export the module, or gave another opset than asked for.
+        UnsupportedError: torch cannot export the module, or gave another opset or other input shapes than asked for.
         UsageError: a symbolic dimension's name is not an identifier.
     """
     if opset < OLDEST_OPSET:
@@ -79,7 +80,20 @@ def export_torch(
             why="the conversion between the two failed",
             fix="choose a target with another opset",
         )
+    _refuse_lost_dimensions(model, spec)
     return canonicalize(Graph(model, collect_origins(model), ("torch.onnx.export",)), opset, ir_version)
+
+
+def _refuse_lost_dimensions(model: ModelProto, spec: ModelSpec) -> None:
+    """Read the inputs back: where a module works for one size only, torch silently writes that size."""
+    for asked, written in zip(spec.inputs, tensor_specs(list(model.graph.input)), strict=True):
+        if asked.shape != written.shape:
+            raise UnsupportedError(
+                f"input {asked.name!r} of shape {asked.shape} was exported as {written.shape}",
+                where="torch.onnx.export",
+                why="the module computes with one fixed size where a symbolic dimension was asked for",
+                fix="make forward work for any size, or state the fixed one in [model] shapes",
+            )
 
 
 def _dynamic_shapes(spec: ModelSpec) -> tuple[dict[int, Any], ...]:

@@ -21,10 +21,10 @@ import hashlib, torch
 from torch import nn
 from edgekit.compress import Recipe
 from edgekit.graph.from_torch import export_torch
-from edgekit.models.blocks import ConvBN, IBEConv
+from edgekit.models.femtodet import Block
 from edgekit.spec import ModelSpec, TensorSpec
 torch.manual_seed(0)
-module = nn.Sequential(ConvBN(3, 4), IBEConv(4)).eval()
+module = nn.Sequential(Block(3, 4, 2, 1, 1)).eval()
 x = torch.randn(2, 3, 8, 8)
 module, _ = Recipe.parse(["fuse"]).apply(module, (x,))
 tensors = [TensorSpec(name, "float32", ("n", channels, 8, 8)) for name, channels in (("x", 3), ("y", 4))]
@@ -85,7 +85,7 @@ def from_two_checkouts(script: str, tmp_path: Path) -> tuple[str, str]:
 
 def test_a_small_module_gives_the_same_bytes_and_origins_from_two_checkouts(tmp_path: Path) -> None:
     first, second = from_two_checkouts(SMALL, tmp_path)
-    assert first == second and "edgekit/models/blocks.py" in first
+    assert first == second and "edgekit/models/femtodet.py" in first
 
 
 @pytest.mark.slow

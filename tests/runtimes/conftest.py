@@ -26,23 +26,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from edgekit.bundle import Manifest, Quality, RuntimeNeed, Source, TargetNeed, write_bundle
-from edgekit.spec import DetectionPostprocess, ImagePreprocess, ModelSpec, TensorSpec
-
-MODEL = (Path(__file__).parent / "data" / "detector.onnx").read_bytes()
-
-SPEC = ModelSpec(
-    name="cells",
-    task="detection",
-    inputs=(TensorSpec("image", "float32", ("batch", 3, 32, 32)),),
-    outputs=(TensorSpec("head", "float32", ("batch", 7, 4, 4)),),
-    preprocess=ImagePreprocess("image", 32, 32, std=(255.0, 255.0, 255.0), pad_value=0),
-    postprocess=DetectionPostprocess(("head",), "yolox-grid", stride=8, score_threshold=0.3),
-    labels=("red", "blue"),
-)
+from edgekit.spec import ModelSpec
 
 # As every profile for OpenVINO has it: some processors compute in bf16 by default.
 PINNED = {"openvino": {"INFERENCE_PRECISION_HINT": "f32"}}
@@ -50,19 +37,8 @@ PINNED = {"openvino": {"INFERENCE_PRECISION_HINT": "f32"}}
 Make = Callable[..., Path]
 
 
-@pytest.fixture(scope="session")
-def model() -> bytes:
-    """The detector's ONNX file."""
-    return MODEL
-
-
-@pytest.fixture(scope="session")
-def spec() -> ModelSpec:
-    return SPEC
-
-
 @pytest.fixture
-def make(tmp_path: Path) -> Make:
+def make(tmp_path: Path, detector: Path, detector_spec: ModelSpec) -> Make:
     """Write a bundle of the detector and return its path: `make("b.edgekit", runtime="openvino", isa=("riscv64",))`."""
 
     def write(
@@ -72,7 +48,7 @@ def make(tmp_path: Path) -> Make:
         needs: tuple[str, str | None] = ("1.0", None),
         isa: tuple[str, ...] = (),
         settings: Mapping[str, str] | None = None,
-        spec: ModelSpec = SPEC,
+        spec: ModelSpec = detector_spec,
         files: Mapping[str, tuple[str, bytes]] | None = None,
         private_key: Any = None,
         **fields: Any,
@@ -82,7 +58,9 @@ def make(tmp_path: Path) -> Make:
             name="cells",
             version=1,
             model=spec,
-            target=TargetNeed("host", need, "fp32", isa, PINNED.get(runtime, {}) if settings is None else dict(settings)),
+            target=TargetNeed(
+                "host", need, "fp32", isa, PINNED.get(runtime, {}) if settings is None else dict(settings)
+            ),
             files=(),
             source=Source("onnx", "detector.onnx", "0" * 64),
             history=(),
@@ -93,24 +71,9 @@ def make(tmp_path: Path) -> Make:
             tools={},
             origins={},
         )
-        contents = files if files is not None else {"model.onnx": ("model", MODEL)}
+        contents = files if files is not None else {"model.onnx": ("model", detector.read_bytes())}
         path = tmp_path / name
         write_bundle(path, replace(manifest, **fields), contents, private_key=private_key).close()
         return path
 
     return write
-
-
-@pytest.fixture
-def picture() -> np.ndarray:
-    """Black, 32x32, with a red cell in column 1, row 2 and a blue one in column 3, row 0."""
-    image = np.zeros((32, 32, 3), np.uint8)
-    image[16:24, 8:16, 0] = 255
-    image[0:8, 24:32, 2] = 255
-    return image
-
-
-@pytest.fixture
-def found() -> list[tuple[str, list[float]]]:
-    """What is in `picture`: labels and boxes, by label."""
-    return [("blue", [24, 0, 32, 8]), ("red", [8, 16, 16, 24])]

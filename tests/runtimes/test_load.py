@@ -75,11 +75,11 @@ def test_fewer_than_one_thread_is_refused(make: Make, threads: int) -> None:
 
 
 @pytest.mark.parametrize("backend", [ORT, OPENVINO], ids=["onnxruntime", "openvino"])
-def test_a_session_on_one_thread_computes_the_same(make: Make, picture: np.ndarray, backend: Any) -> None:
+def test_a_session_on_one_thread_computes_the_same(make: Make, cells: np.ndarray, backend: Any) -> None:
     pytest.importorskip(backend.name)
     path = make(runtime=backend.name)
     with load(path, threads=1) as one, load(path) as many:
-        np.testing.assert_array_equal(one.predict(picture).boxes, many.predict(picture).boxes)  # type: ignore[union-attr]
+        np.testing.assert_array_equal(one.predict(cells).boxes, many.predict(cells).boxes)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("target", ["tensorrt", "nowhere"])
@@ -91,12 +91,12 @@ def test_a_runtime_that_is_not_here_is_missing_and_nothing_falls_back(make: Make
     assert "runtime='onnxruntime'" in str(caught.value.fix)
 
 
-def test_another_runtime_computes_where_it_is_asked_for(make: Make, picture: np.ndarray, found: list) -> None:
+def test_another_runtime_computes_where_it_is_asked_for(make: Make, cells: np.ndarray, cells_found: list) -> None:
     # Neither the version range, nor the machine, nor the settings of the bundle's own runtime are its business.
     path = make(runtime="tensorrt", needs=("10.3", "10.4"), isa=("riscv128",), settings={"PRECISION": "fp16"})
     with load(path, runtime="onnxruntime") as session:
         assert session.runtime.startswith("onnxruntime ")
-        assert len(session.predict(picture)) == len(found)  # type: ignore[arg-type]
+        assert len(session.predict(cells)) == len(cells_found)  # type: ignore[arg-type]
 
 
 def test_another_runtime_gets_none_of_the_settings(make: Make, recorder: Recorder) -> None:
@@ -185,8 +185,8 @@ def test_a_bundle_without_a_model_is_refused(make: Make) -> None:
         load(make(files={"notes.json": ("recipe", b"{}")}))
 
 
-def test_an_unknown_dtype_in_the_manifest_is_refused(make: Make, spec: ModelSpec) -> None:
-    odd = replace(spec, inputs=(TensorSpec("image", "float31", (1, 3, 32, 32)),))
+def test_an_unknown_dtype_in_the_manifest_is_refused(make: Make, detector_spec: ModelSpec) -> None:
+    odd = replace(detector_spec, inputs=(TensorSpec("image", "float31", (1, 3, 32, 32)),))
     with pytest.raises(IntegrityError, match="input 'image' is of an unknown dtype"):
         load(make(spec=odd))
 
@@ -194,10 +194,10 @@ def test_an_unknown_dtype_in_the_manifest_is_refused(make: Make, spec: ModelSpec
 @pytest.mark.parametrize("backend", [ORT, OPENVINO], ids=["onnxruntime", "openvino"])
 @pytest.mark.parametrize("raw", [b"", b"\x00", b"not a model at all", "half"], ids=["empty", "zero", "text", "half"])
 def test_what_the_runtime_cannot_read_is_an_input_error_and_its_log_is_silent(
-    model: bytes, capfd: pytest.CaptureFixture[str], backend: Any, raw: bytes | str
+    detector: Path, capfd: pytest.CaptureFixture[str], backend: Any, raw: bytes | str
 ) -> None:
     pytest.importorskip(backend.name)
-    data = model[: len(model) // 2] if isinstance(raw, str) else raw
+    data = detector.read_bytes()[:180] if isinstance(raw, str) else raw
     with pytest.raises(InputError, match="cannot load the model") as caught:
         backend.open(EngineRequest(data))
     assert caught.value.where == f"{backend.name} {backend.version()}"
@@ -208,10 +208,10 @@ def test_what_the_runtime_cannot_read_is_an_input_error_and_its_log_is_silent(
 
 @pytest.mark.parametrize("backend", [ORT, OPENVINO], ids=["onnxruntime", "openvino"])
 def test_what_the_runtime_refuses_while_it_runs_is_an_input_error(
-    model: bytes, capfd: pytest.CaptureFixture[str], backend: Any
+    detector: Path, capfd: pytest.CaptureFixture[str], backend: Any
 ) -> None:
     pytest.importorskip(backend.name)
-    engine = backend.open(EngineRequest(model, outputs=("head",)))
+    engine = backend.open(EngineRequest(detector.read_bytes(), outputs=("head",)))
     with pytest.raises(InputError, match="cannot run the model on this input"):
         engine.run({"image": np.zeros((1, 5, 32, 32), np.float32)})
     assert capfd.readouterr() == ("", "")

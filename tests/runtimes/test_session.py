@@ -41,12 +41,14 @@ def named(prediction: Prediction) -> list[tuple[str, list[float]]]:
     return sorted((("red", "blue")[label], box) for label, box in rows)
 
 
-def test_a_picture_becomes_the_detections_that_are_in_it(session: Session, picture: np.ndarray, found: list) -> None:
+def test_a_picture_becomes_the_detections_that_are_in_it(
+    session: Session, cells: np.ndarray, cells_found: list
+) -> None:
     with session:
-        assert named(session.predict(picture)) == found
+        assert named(session.predict(cells)) == cells_found
 
 
-def test_the_runtimes_and_containers_give_the_same_numbers(make: Make, picture: np.ndarray) -> None:
+def test_the_runtimes_and_containers_give_the_same_numbers(make: Make, cells: np.ndarray) -> None:
     for runtime in RUNTIMES:
         pytest.importorskip(runtime)
     feeds = {"image": np.random.default_rng(0).random((2, 3, 32, 32), dtype=np.float32)}
@@ -57,22 +59,24 @@ def test_the_runtimes_and_containers_give_the_same_numbers(make: Make, picture: 
     assert first.dtype == np.float32
     for other in others:
         np.testing.assert_allclose(other, first, rtol=1e-6, atol=1e-6)
-    scores = {session.predict(picture).scores.tobytes() for session in sessions[:2]}  # type: ignore[union-attr]
+    scores = {session.predict(cells).scores.tobytes() for session in sessions[:2]}  # type: ignore[union-attr]
     assert len(scores) == 1
 
 
-def test_a_session_says_what_it_is(session: Session, spec: ModelSpec) -> None:
-    assert session.spec == spec
+def test_a_session_says_what_it_is(session: Session, detector_spec: ModelSpec) -> None:
+    assert session.spec == detector_spec
     assert session.manifest.name == "cells"
     name, version = session.runtime.split(" ")
     assert name == session.manifest.target.runtime.name
     assert version == sys.modules[name].__version__.split("-")[0]
 
 
-def test_pictures_of_several_sizes_are_predicted_together(session: Session, picture: np.ndarray, found: list) -> None:
-    twice = picture.repeat(2, axis=0).repeat(2, axis=1)
-    small, large = session.predict_batch([picture, twice])
-    assert named(small) == found
+def test_pictures_of_several_sizes_are_predicted_together(
+    session: Session, cells: np.ndarray, cells_found: list
+) -> None:
+    twice = cells.repeat(2, axis=0).repeat(2, axis=1)
+    small, large = session.predict_batch([cells, twice])
+    assert named(small) == cells_found
     assert [label for label, _ in named(large)] == ["blue", "red"]
     for (_, box), (_, other) in zip(named(small), named(large), strict=True):
         np.testing.assert_allclose(np.multiply(box, 2), other, atol=0.5)
@@ -84,25 +88,25 @@ def test_no_pictures_are_no_predictions(ort: Session) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_a_fixed_batch_is_filled_up_and_the_filling_is_not_returned(
-    make: Make, spec: ModelSpec, picture: np.ndarray, found: list, size: int
+    make: Make, detector_spec: ModelSpec, cells: np.ndarray, cells_found: list, size: int
 ) -> None:
     pytest.importorskip("onnxruntime")
-    fixed = replace(spec, inputs=(replace(spec.inputs[0], shape=(size, 3, 32, 32)),))
+    fixed = replace(detector_spec, inputs=(replace(detector_spec.inputs[0], shape=(size, 3, 32, 32)),))
     runs: list[int] = []
     with load(make(spec=fixed)) as session:
         run = session.run
         session.run = lambda feeds: runs.append(len(feeds["image"])) or run(feeds)  # type: ignore[assignment, func-returns-value]
-        answers = session.predict_batch([picture, np.zeros_like(picture), picture])
-    assert [named(answer) for answer in answers] == [found, [], found]
+        answers = session.predict_batch([cells, np.zeros_like(cells), cells])
+    assert [named(answer) for answer in answers] == [cells_found, [], cells_found]
     assert set(runs) == {size}
     assert len(runs) == -(-3 // size)
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_a_classifier_ranks_its_labels(make: Make, spec: ModelSpec, runtime: str) -> None:
+def test_a_classifier_ranks_its_labels(make: Make, detector_spec: ModelSpec, runtime: str) -> None:
     pytest.importorskip(runtime)
     ranking = replace(
-        spec,
+        detector_spec,
         task="classification",
         outputs=(TensorSpec("logits", "float32", ("batch", 3)),),
         postprocess=ClassificationPostprocess(("logits",), softmax=False, top_k=2),
@@ -119,13 +123,13 @@ def test_a_classifier_ranks_its_labels(make: Make, spec: ModelSpec, runtime: str
 
 @pytest.mark.parametrize("missing", ["preprocess", "postprocess"])
 def test_without_its_processing_a_bundle_takes_no_pictures(
-    make: Make, spec: ModelSpec, picture: np.ndarray, missing: str
+    make: Make, detector_spec: ModelSpec, cells: np.ndarray, missing: str
 ) -> None:
     pytest.importorskip("onnxruntime")
-    bare: ModelSpec = replace(spec, **{missing: None})  # type: ignore[arg-type]
+    bare: ModelSpec = replace(detector_spec, **{missing: None})  # type: ignore[arg-type]
     with load(make(spec=bare)) as session:
         with pytest.raises(UsageError, match="cells cannot take pictures") as caught:
-            session.predict(picture)
+            session.predict(cells)
         assert missing in str(caught.value.why)
         assert session.run({"image": np.zeros((1, 3, 32, 32), np.float32)})["head"].shape == (1, 7, 4, 4)
 
@@ -224,12 +228,12 @@ def test_warming_up_runs_zeros_of_the_models_shape(session: Session) -> None:
     assert seen == [(1, 3, 32, 32)] * 5
 
 
-def test_a_closed_session_says_so(session: Session, picture: np.ndarray) -> None:
+def test_a_closed_session_says_so(session: Session, cells: np.ndarray) -> None:
     with session as entered:
         assert entered is session
-        session.predict(picture)
+        session.predict(cells)
     session.close()
-    for use in (lambda: session.run({"image": GOOD}), lambda: session.predict(picture), session.warmup):
+    for use in (lambda: session.run({"image": GOOD}), lambda: session.predict(cells), session.warmup):
         with pytest.raises(UsageError, match="the session is closed"):
             use()
 
