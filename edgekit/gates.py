@@ -29,8 +29,8 @@ Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
 # Largest deviation from the parent, relative to the largest output. fp32: kernels sum in another order (1e-6 is
 # usual, OpenVINO's bf16 default gives 8e-3 and must fail). fp16: weights and, where computed so, activations carry
-# 11 bits, and some fifty layers of rounding add up.
-TOLERANCES = {"fp32": 1e-4, "fp16": 3e-2}
+# 11 bits, and some fifty layers of rounding add up (FemtoDet: 3e-3).
+TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2}
 
 
 def parity_gate(

@@ -22,6 +22,7 @@ EXPORTED = {"shipped_graph", "fused_graph"}
 BUNDLED = {"femtodet_bundles"}
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that need FemtoDet's graphs share one xdist worker, and so do those of its bundles: no two export."""
     for item in items:

@@ -1,4 +1,4 @@
-"""On a breach the culprit is named: the torch module that was exported wrongly, or the tensor that the runtime changed."""
+"""On a breach the culprit is named: the torch module that the export changed, or the tensor that the runtime did."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
-onnx = pytest.importorskip("onnx")
+pytest.importorskip("torch")
+pytest.importorskip("onnx")
 
 from onnx import ModelProto, numpy_helper
 

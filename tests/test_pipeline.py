@@ -1,4 +1,4 @@
-"""The corridor from end to end: a bundle that computes what its parent does, or a refusal that leaves nothing behind."""
+"""The corridor from end to end: a bundle that computes what its parent does, or a refusal that leaves nothing."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 pytest.importorskip("torch")
-onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnx")
 pytest.importorskip("openvino")
 
+import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import edgekit
@@ -557,6 +558,7 @@ def test_fastestdet_takes_pixels_and_finds_the_same(fastestdet: Config, data_fol
     np.testing.assert_allclose(one.boxes, other.boxes, atol=1e-2)  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_fastestdet_reaches_the_studys_ap50_on_coco(fastestdet: Config, data_folder: Path) -> None:
     # The study measured 33.77 on these pictures in both runtimes, with its own resizing and evaluation.
     coco = data_folder / "detection" / "coco128"

@@ -1,4 +1,4 @@
-"""On the device: the self-tests are replayed, the questions answered and signed, and what stays open is said to be open."""
+"""On the device: self-tests are replayed, questions answered and signed, and what stays open is said to be open."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ TARGETS = ("orin-nano", "intel-n100", "snapdragon-865")
 RUNNABLE = ("intel-n100", "snapdragon-865")  # OpenVINO and ONNX Runtime exist on this machine, TensorRT does not
 LABELS = ("RBC", "WBC", "Platelets")
 MIN_IOU, MIN_SCORE = 0.5, 0.3
-MIN_FOUND = 0.75  # of the cells in a real picture: annotators and cells that touch disagree
+MIN_FOUND = 0.6  # of the cells in a real picture: they overlap and are cut off, and annotators miss some
 
 
 def main() -> None:

@@ -106,7 +106,10 @@ def test_a_missing_package_is_exit_4_with_the_command_that_gets_it(
 
 
 def test_a_bug_of_ours_is_exit_1_with_its_traceback(folder: Path) -> None:
-    code = "import edgekit.doctor as d, edgekit.cli.main as m, sys\nd.examine = lambda: 1 / 0\nsys.argv = ['edgekit', 'doctor']\nm.main()"
+    code = (
+        "import sys, edgekit.cli.main as main, edgekit.doctor as doctor\n"
+        "doctor.examine = lambda: 1 / 0\nsys.argv = ['edgekit', 'doctor']\nmain.main()"
+    )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
