@@ -4,13 +4,19 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # not from typing: importing that would cost more than all of this file
 if TYPE_CHECKING:
+    from edgekit.errors import EdgekitError as EdgekitError
     from edgekit.pipeline import export as export
     from edgekit.runtimes import Session as Session
     from edgekit.runtimes import load as load
 
 __version__ = "0.1.0"
 
-_HOMES = {"load": "edgekit.runtimes", "Session": "edgekit.runtimes", "export": "edgekit.pipeline"}
+_HOMES = {
+    "EdgekitError": "edgekit.errors",
+    "load": "edgekit.runtimes",
+    "Session": "edgekit.runtimes",
+    "export": "edgekit.pipeline",
+}
 
 
 def __getattr__(name: str) -> object:

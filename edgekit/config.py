@@ -22,7 +22,7 @@ FILE = "edgekit.toml"
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """What to export, and what it is for the outside."""
+    """What to export, and what it is for the outside; `trust_code` is given by its flag only, never by a file."""
 
     source: str = "femtodet"
     name: str | None = None
@@ -119,6 +119,13 @@ def load_config(path: Path | None, flags: Mapping[str, Any]) -> tuple[Config, Pa
     """
     found = path or (Path(FILE) if Path(FILE).is_file() else None)
     data = read_toml(found) if found else {}
+    if isinstance(data.get("model"), dict) and "trust_code" in data["model"]:
+        raise InputError(
+            "trust_code cannot be set in a file",
+            where=f"{found}.model.trust_code",
+            why="a folder from somebody else could then run code on this machine",
+            fix="pass --trust-code, each time",
+        )
     for section, options in SECTIONS.items():
         given = {option.name: flags[option.name] for option in fields(options) if flags.get(option.name) is not None}
         if given and isinstance(data.get(section, {}), dict):

@@ -71,8 +71,7 @@ def _in_runtime(
     gap = first_divergence(reference.items(), same_dtype, tolerance)
     if gap is None:
         return f"no tensor of the lowered graph diverges in {backend.name}: the written files differ from it"
-    producer = {output: node.name for node in canonical.model.graph.node for output in node.output}
-    return f"tensor {gap.tensor!r} in {backend.name}, computed by {_describe(canonical, producer[gap.tensor])}"
+    return f"tensor {gap.tensor!r} in {backend.name}, computed by {describe_tensor(canonical, gap.tensor)}"
 
 
 def _diverging_module(
@@ -120,6 +119,11 @@ def _module_outputs(parent: TorchParent, feeds: Feeds) -> dict[str, np.ndarray]:
         for hook in hooks:
             hook.remove()
     return outputs
+
+
+def describe_tensor(graph: Graph, tensor: str) -> str:
+    """The node that computes `tensor`, with its torch module and source line where they are known."""
+    return _describe(graph, next(node.name for node in graph.model.graph.node if tensor in node.output))
 
 
 def _describe(graph: Graph, node: str) -> str:

@@ -12,15 +12,17 @@ from typing import Any
 import numpy as np
 
 from edgekit.bundle import Parity, Quality, Question
-from edgekit.divergence import first_divergence_of
+from edgekit.divergence import describe_tensor, first_divergence_of, trace
 from edgekit.errors import GateError
 from edgekit.evaluate.datasets import Dataset
 from edgekit.evaluate.evaluate import evaluate
 from edgekit.evaluate.parity import compare
 from edgekit.exporters import Exported
 from edgekit.graph.graph import Graph
+from edgekit.graph.half import half_tensors
 from edgekit.profiles import DeviceProfile
 from edgekit.runtimes.backend import Backend
+from edgekit.runtimes.onnxruntime import BACKEND as ORT
 from edgekit.samples import Sample
 from edgekit.sources import Parent
 from edgekit.spec import ModelSpec
@@ -45,7 +47,7 @@ def parity_gate(
 
     Args:
         run: runs the bundle.
-        tolerance: bound on max|a-b| / max(1e-6, max|b|) a tensor.
+        tolerance: bound on max|a-b| / max(0.01, max|b|) a tensor.
         where: what ran, for the record.
         locate: names the first tensor that diverges; called only on a breach.
 
@@ -56,11 +58,14 @@ def parity_gate(
         GateError: a tensor deviates beyond the tolerance, is not finite, or has another shape or dtype.
     """
     records = []
+    compared: set[str] = set()
     for origin in dict.fromkeys(sample.origin for sample in samples):
         chosen = [sample for sample in samples if sample.origin == origin]
         worst_absolute = worst_relative = 0.0
         for sample in chosen:
-            for gap in compare(parent.run(sample.parent), run(sample.bundle)):
+            wanted = parent.run(sample.parent)
+            compared |= {name for name, array in wanted.items() if array.size}
+            for gap in compare(wanted, run(sample.bundle)):
                 if not gap.within(tolerance):
                     raise GateError(
                         f"parity: output {gap.tensor!r} deviates from the parent on {origin} input",
@@ -81,7 +86,34 @@ def parity_gate(
                 passed=True,
             )
         )
+    untested = [tensor.name for tensor in parent.spec.outputs if tensor.name not in compared]
+    if untested:
+        raise GateError(
+            f"parity: output {untested[0]!r} was empty on every input, so nothing was compared",
+            where=where,
+            why="the model finds nothing in random inputs",
+            fix="give inputs on which it does with --calibration-data",
+        )
     return tuple(records)
+
+
+def half_range_gate(canonical: Graph, exported: Exported, samples: Sequence[Sample]) -> None:
+    """Check that every tensor that becomes fp16 fits into it: a rehearsal that computes in fp32 would not show it.
+
+    Raises:
+        GateError: naming the first tensor whose values on the samples are beyond fp16.
+    """
+    limit = float(np.finfo(np.float16).max)
+    half = half_tensors(exported.graph.model)
+    for sample in samples:
+        for name, values in trace(canonical, ORT, sample.bundle, {}).items():
+            if name in half and values.size and not np.abs(values).max() <= limit:
+                raise GateError(
+                    f"fp16: tensor {name!r} does not fit",
+                    where=describe_tensor(canonical, name),
+                    why=f"it reaches {np.abs(values).max():.4g} on {sample.origin} input, fp16 ends at {limit:.0f}",
+                    fix="export with --precision fp32, or scale the layer down",
+                )
 
 
 def locator(

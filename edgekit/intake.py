@@ -8,10 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from edgekit.config import Config, ModelOptions
 from edgekit.errors import InputError, UsageError
 from edgekit.evaluate.datasets import Dataset, open_dataset
 from edgekit.evaluate.evaluate import BUILT_IN_METRICS
+from edgekit.models.catalog import CATALOG
 from edgekit.sources import Parent, open_source, resolve
 from edgekit.spec import ImagePreprocess, ModelSpec, TensorSpec
 from edgekit.structure import decode
@@ -24,12 +28,14 @@ class Intake:
     Attributes:
         metric: a callable of the user's, or None for the spec's built-in one.
         calibration: real inputs for the parity gate.
+        picture: a drawn one that a shipped model brings for want of them, uint8 RGB (h, w, 3).
     """
 
     parent: Parent
     data: Dataset | None
     calibration: Dataset | None
     metric: Callable[..., float] | None
+    picture: npt.NDArray[np.uint8] | None = None
     licences: tuple[str, ...] = ()
 
     @property
@@ -49,12 +55,22 @@ def take_in(config: Config) -> Intake:
     spec = complete_spec(parent.spec, options)
     parent = replace(parent, spec=spec)  # type: ignore[type-var]  # every Parent is a frozen dataclass
     data = open_dataset(options.data, spec, options.split) if options.data else None
+    if options.metric is not None and (data is None or not data.has_truth):
+        raise UsageError(
+            f"metric {options.metric!r} needs labelled data",
+            where="[model] data",
+            why="no data is given" if data is None else f"{data.name} has no labels",
+            fix="give labelled data, or leave the metric away: parity is checked all the same",
+        )
     calibration = config.calibration.calibration_data
+    shipped = CATALOG.get(options.source)
     return Intake(
         parent,
         data,
         open_dataset(calibration, spec) if calibration else data,
         _metric(options),
+        shipped.picture() if shipped else None,
+        shipped.licences if shipped else (),
     )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,8 @@ from edgekit.compress import Applied, Recipe
 from edgekit.config import Config
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.exporters import Exported, LoweringRequest, Plan, exporter_for
-from edgekit.gates import TOLERANCES, locator, open_questions, parity_gate, quality_gate
+from edgekit.gates import TOLERANCES, half_range_gate, locator, open_questions, parity_gate, quality_gate
+from edgekit.graph.graph import Graph
 from edgekit.graph.image_input import with_uint8_nhwc_input
 from edgekit.intake import Intake, take_in
 from edgekit.profiles import DeviceProfile
@@ -35,6 +37,7 @@ from edgekit.progress import Progress
 from edgekit.runtimes.backend import EngineRequest
 from edgekit.runtimes.session import backend_named
 from edgekit.samples import Sample, collect
+from edgekit.sources import Parent
 from edgekit.spec import ModelSpec
 
 
@@ -59,13 +62,20 @@ def plan(config: Config, target: str) -> Plan:
     return exporter_for(request.profile).plan(request)
 
 
-def export(config: Config, target: str, output: Path | None = None, progress: Progress | None = None) -> ExportResult:
+def export(
+    config: Config,
+    target: str,
+    output: Path | None = None,
+    progress: Progress | None = None,
+    intake: Intake | None = None,
+) -> ExportResult:
     """Export the model that `config` describes for `target`, check it, and publish the bundle.
 
     Args:
         output: a folder, or a zip where it ends in `.edgekit`; by default `NAME-TARGET.edgekit` in the working
             folder. A bundle of the same model is replaced, its version counted up; the folder around it is made.
         progress: told of each step.
+        intake: what `take_in(config)` gave, where several targets share it.
 
     Raises:
         UsageError, InputError: the configuration or the model is not usable.
@@ -75,8 +85,9 @@ def export(config: Config, target: str, output: Path | None = None, progress: Pr
     progress = progress or Progress()
     profile = profiles.get(target)
     key = load_private_key(Path(config.export.sign_key)) if config.export.sign_key else None
-    with progress.step("load the model"):
-        intake = take_in(config)
+    if intake is None:
+        with progress.step("load the model"):
+            intake = take_in(config)
     path = output or Path(f"{intake.spec.name}-{profile.name}.edgekit")
     version = next_version(path, intake.spec.name)
     with progress.step("export the graph"):
@@ -124,17 +135,24 @@ class _Checked:
     selftest: tuple[SelfTest, ...]
     vectors: dict[str, tuple[str, bytes]]
     tolerance: float
-    tools: dict[str, str] = field(default_factory=dict)
 
 
 def _lower(intake: Intake, config: Config, profile: DeviceProfile) -> tuple[LoweringRequest, tuple[Applied, ...]]:
     """The canonical graph in the form that the target is asked to take."""
     recipe = Recipe.parse(config.recipe.steps) if config.recipe.steps is not None else None
-    graph, history = intake.parent.to_graph(intake.spec, recipe, profile.opset, profile.ir)
+    graph, history = _graph_of(intake.parent, intake.spec, recipe, profile.opset, profile.ir)
     spec = intake.spec
     if config.export.input == "uint8-nhwc":
         graph, spec = with_uint8_nhwc_input(graph, spec)
     return LoweringRequest(graph, spec, profile, config.export.precision), history
+
+
+@lru_cache(maxsize=2)
+def _graph_of(
+    parent: Parent, spec: ModelSpec, recipe: Recipe | None, opset: int, ir_version: int
+) -> tuple[Graph, tuple[Applied, ...]]:
+    """Exporting for several targets traces the model once for each opset."""
+    return parent.to_graph(spec, recipe, opset, ir_version)
 
 
 def _check(intake: Intake, request: LoweringRequest, exported: Exported, config: Config) -> _Checked:
@@ -142,11 +160,16 @@ def _check(intake: Intake, request: LoweringRequest, exported: Exported, config:
     backend = backend_named(exported.rehearsal or request.profile.runtime)
     asked = config.quality.tolerance
     tolerance = TOLERANCES[exported.precision] if asked is None else asked
-    samples = collect(intake.spec, request.spec, intake.calibration, config.calibration.calibration_samples)
+    count = config.calibration.calibration_samples
+    samples = collect(intake.spec, request.spec, intake.calibration, count, intake.picture)
     engine = backend.open(_engine_request(exported, request.spec))
     try:
         where = f"{backend.name} {backend.version()} on this machine"
+        if exported.rehearsal:
+            where += f", rehearsing {request.profile.runtime}: fp16 is in the weights, arithmetic may be fp32"
         locate = locator(intake.parent, request.graph, exported, backend, tolerance)
+        if exported.rehearsal and exported.precision == "fp16":
+            half_range_gate(request.graph, exported, samples)
         parity = parity_gate(intake.parent, engine.run, samples, tolerance, where, locate)
         quality = quality_gate(
             intake.parent,
@@ -206,6 +229,7 @@ def _manifest(
             RuntimeNeed(profile.runtime, profile.runtime_min, profile.runtime_below),
             exported.precision,
             isa=() if exported.portable else profile.isa,
+            identity=profile.identity,
             settings=dict(exported.settings),
         ),
         files=(),

@@ -18,12 +18,23 @@ from typing import Literal
 
 import numpy as np
 
-from edgekit.bundle import Bundle, Question, SelfTest, generate_keys, load_private_key, sign_bytes
+from edgekit.bundle import (
+    Bundle,
+    Question,
+    SelfTest,
+    check_signature,
+    generate_keys,
+    load_private_key,
+    load_public_key,
+    sign_bytes,
+)
 from edgekit.bundle.atomic import publish, staging, unwritable_is_typed, write_file
-from edgekit.errors import GateError
+from edgekit.bundle.signing import key_id
+from edgekit.bundle.strictjson import parse_json
+from edgekit.errors import GateError, InconclusiveError, InputError, IntegrityError
 from edgekit.evaluate.parity import compare
 from edgekit.runtimes.session import Session, open_session
-from edgekit.structure import encode
+from edgekit.structure import decode, encode
 
 SCHEMA = "edgekit/proof/1"
 LATENCY_RUNS = 50
@@ -36,7 +47,7 @@ class Answer:
 
     Attributes:
         status: `passed`, `failed`, `measured` (a figure without a bar), or `open`.
-        value, unit, samples: the figure.
+        value, unit, samples: the figure, for latency the median; `spread` is the smallest and largest.
         tolerance: the bar, where there is one.
         reason: why it failed or stays open.
     """
@@ -45,6 +56,7 @@ class Answer:
     kind: str
     status: Literal["passed", "failed", "measured", "open"]
     value: float | None = None
+    spread: tuple[float, float] | None = None
     unit: str | None = None
     samples: int | None = None
     tolerance: float | None = None
@@ -83,16 +95,23 @@ def prove(path: Path, *, key: Path | None = None, threads: int | None = None) ->
     """
     with Bundle.open(path, key=key) as bundle:
         bundle.verify()
-        with open_session(bundle, threads=threads) as session:
-            tests = tuple(_replay(bundle, session, i, test) for i, test in enumerate(bundle.manifest.selftest))
-            answers = tuple(_answer(bundle, session, question, tests) for question in bundle.manifest.questions)
-            device = _device(session)
         manifest = bundle.manifest
+        names = machine_names()
+        stranger = not is_device(manifest.target.identity, names)
+        with open_session(bundle, threads=threads) as session:
+            tests = tuple(_replay(bundle, session, i, test) for i, test in enumerate(manifest.selftest))
+            answers = tuple(
+                _unanswerable(question, manifest.target.name, names[0])
+                if stranger
+                else _answer(bundle, session, question, tests)
+                for question in manifest.questions
+            )
+            device = _device(session, names[0], threads)
         return Proof(SCHEMA, manifest.name, manifest.version, bundle.digest, bundle.signed, device, (*tests, *answers))
 
 
 def write_proof(proof: Proof, bundle: Path, private_key: Path | None = None) -> tuple[Path, Path]:
-    """Write `BUNDLE.proof.json` and `BUNDLE.proof.sig` beside the bundle.
+    """Write `BUNDLE.KEY.proof.json` and `.proof.sig` beside the bundle, KEY the id of the key that signs.
 
     Args:
         private_key: signs the answer; by default this device's own key, made on first use.
@@ -102,8 +121,9 @@ def write_proof(proof: Proof, bundle: Path, private_key: Path | None = None) -> 
     """
     key = load_private_key(private_key or device_key())
     data = (json.dumps(encode(proof), indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
-    stem = bundle.resolve()
-    paths = (stem.with_name(f"{stem.name}.proof.json"), stem.with_name(f"{stem.name}.proof.sig"))
+    place = bundle.resolve()
+    stem = f"{place.name}.{key_id(key.public_key())}.proof"
+    paths = (place.with_name(f"{stem}.json"), place.with_name(f"{stem}.sig"))
     for path, content in zip(paths, (data, sign_bytes(key, data)), strict=True):
         with unwritable_is_typed(path), staging(path) as fresh:
             write_file(fresh, [content])
@@ -111,8 +131,36 @@ def write_proof(proof: Proof, bundle: Path, private_key: Path | None = None) -> 
     return paths
 
 
+def read_proof(path: Path, bundle: Bundle, public_key: Path) -> Proof:
+    """A written proof, after checking who signed it and that it is about `bundle`.
+
+    Raises:
+        InputError: it cannot be read.
+        IntegrityError: changed, signed by another key, or about another bundle.
+    """
+    try:
+        data, signature = path.read_bytes(), path.with_suffix(".sig").read_bytes()
+    except OSError as error:
+        raise InputError("the proof cannot be read", where=str(path), why=error.strerror or str(error)) from error
+    check_signature(load_public_key(public_key), data, signature, str(path))
+    proof = decode(Proof, parse_json(data, str(path)), str(path))
+    if proof.manifest_sha256 != bundle.digest:
+        raise IntegrityError(
+            "the proof is about another bundle",
+            where=str(path),
+            why=f"it names the manifest {proof.manifest_sha256[:16]}..., this one is {bundle.digest[:16]}...",
+            fix="prove this bundle on the device",
+        )
+    return proof
+
+
 def require_passed(proof: Proof) -> None:
-    """Raise `GateError` naming the first answer that says no."""
+    """Raise where the proof is not complete.
+
+    Raises:
+        GateError: an answer says no.
+        InconclusiveError: none does, but a question stays open.
+    """
     if proof.failed:
         first = proof.failed[0]
         raise GateError(
@@ -120,6 +168,14 @@ def require_passed(proof: Proof) -> None:
             where=f"{proof.device['runtime']} on {proof.device['machine']}",
             why=first.reason,
             fix="do not deploy it on this device; edgekit export says which layer diverges",
+        )
+    still_open = [answer for answer in proof.answers if answer.status == "open"]
+    if still_open:
+        raise InconclusiveError(
+            f"{len(still_open)} question(s) stay open",
+            where=", ".join(answer.id for answer in still_open),
+            why=still_open[0].reason,
+            fix="run edgekit prove on the board itself",
         )
 
 
@@ -159,16 +215,40 @@ def _answer(bundle: Bundle, session: Session, question: Question, tests: tuple[A
     if question.kind == "latency" and tests:
         first = bundle.manifest.selftest[0]
         feeds = {name: bundle.read_array(file) for name, file in first.inputs.items()}
-        median = _median_latency_ms(session, feeds)
+        taken = _latencies_ms(session, feeds)
+        median = statistics.median(taken)
         bar = question.tolerance
         status: Literal["passed", "failed", "measured"] = "measured"
         if bar is not None:
             status = "passed" if median <= bar else "failed"
-        return replace(blank, status=status, value=median, unit="ms", samples=LATENCY_RUNS)
+        spread = (min(taken), max(taken))
+        return replace(blank, status=status, value=median, spread=spread, unit="ms", samples=len(taken))
     return replace(blank, reason=f"this version cannot answer a question of kind {question.kind}")
 
 
-def _median_latency_ms(session: Session, feeds: Mapping[str, np.ndarray]) -> float:
+def _unanswerable(question: Question, target: str, machine: str) -> Answer:
+    reason = f"the question is about {target}, and this machine calls itself {machine!r}"
+    return Answer(question.id, question.kind, "open", tolerance=question.tolerance, unit=question.unit, reason=reason)
+
+
+def is_device(identity: tuple[str, ...], names: tuple[str, ...]) -> bool:
+    """Whether any word of `identity` stands in what the machine says of itself; true where there is no word."""
+    told = " ".join(names).lower()
+    return not identity or any(word.lower() in told for word in identity)
+
+
+def machine_names() -> tuple[str, ...]:
+    """What this machine says of itself, the same for all of its kind: board and chips, or the processor's name."""
+    tree = Path("/proc/device-tree")
+    board = [(tree / name).read_text(errors="replace") for name in ("model", "compatible") if (tree / name).is_file()]
+    names = [part.strip() for text in board for part in text.split("\0") if part.strip()]
+    processor = Path("/proc/cpuinfo")
+    lines = processor.read_text(errors="replace").splitlines() if processor.is_file() else []
+    names += list(dict.fromkeys(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")))
+    return tuple(names) or ("unknown",)
+
+
+def _latencies_ms(session: Session, feeds: Mapping[str, np.ndarray]) -> list[float]:
     for _ in range(LATENCY_WARMUP):  # on the very shapes that are timed
         session.run(feeds)
     taken = []
@@ -176,24 +256,16 @@ def _median_latency_ms(session: Session, feeds: Mapping[str, np.ndarray]) -> flo
         start = time.perf_counter_ns()
         session.run(feeds)
         taken.append((time.perf_counter_ns() - start) / 1e6)
-    return statistics.median(taken)
+    return taken
 
 
-def _device(session: Session) -> dict[str, str]:
+def _device(session: Session, name: str, threads: int | None) -> dict[str, str]:
     """What ran, without anything that names the machine or its user."""
     return {
         "machine": platform.machine(),
-        "model": _machine_model(),
+        "model": name,
+        "threads": "the runtime's choice" if threads is None else str(threads),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "runtime": session.runtime,
     }
-
-
-def _machine_model() -> str:
-    """The board, or where no device tree names it the processor; either is the same for all of its kind."""
-    board, processor = Path("/proc/device-tree/model"), Path("/proc/cpuinfo")
-    if board.is_file():
-        return board.read_text(errors="replace").strip("\0\n ")
-    lines = processor.read_text(errors="replace").splitlines() if processor.is_file() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")

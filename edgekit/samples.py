@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from edgekit.errors import UsageError
 from edgekit.evaluate.datasets import Dataset
-from edgekit.processing.preprocess import prepare
+from edgekit.processing.preprocess import prepare, prepare_batch
 from edgekit.spec import ModelSpec, TensorSpec
 
 Feeds = Mapping[str, np.ndarray]
 Origin = Literal["real", "drawn", "random"]
 
-RANDOM_SAMPLES = 2
+SYMBOLIC_SIZES = (1, 2)  # of symbolic dimensions, one random sample each
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,13 @@ class Sample:
     origin: Origin
 
 
-def collect(parent: ModelSpec, bundle: ModelSpec, data: Dataset | None, count: int) -> list[Sample]:
+def collect(
+    parent: ModelSpec,
+    bundle: ModelSpec,
+    data: Dataset | None,
+    count: int,
+    drawn: npt.NDArray[np.uint8] | None = None,
+) -> list[Sample]:
     """Up to `count` samples of `data` (or a drawn picture where there is none), then random ones.
 
     Raises:
@@ -36,11 +43,9 @@ def collect(parent: ModelSpec, bundle: ModelSpec, data: Dataset | None, count: i
     """
     random = np.random.default_rng(0)
     samples = [_sample(parent, bundle, item, "real") for item in _items(data, count)] if data else []
-    if not samples and parent.preprocess is not None and parent.task == "detection":
-        from edgekit.smear import draw_smear
-
-        samples.append(_sample(parent, bundle, draw_smear(seed=0).image, "drawn"))
-    return samples + [_sample(parent, bundle, _random_item(parent, random), "random") for _ in range(RANDOM_SAMPLES)]
+    if not samples and drawn is not None:
+        samples.append(_sample(parent, bundle, drawn, "drawn"))
+    return samples + [_random_sample(parent, bundle, size, random) for size in SYMBOLIC_SIZES]
 
 
 def _sample(parent: ModelSpec, bundle: ModelSpec, item: np.ndarray | Feeds, origin: Origin) -> Sample:
@@ -72,16 +77,24 @@ def _items(data: Dataset, count: int) -> Iterator[np.ndarray | Feeds]:
         yield sample.read()
 
 
-def _random_item(spec: ModelSpec, random: np.random.Generator) -> np.ndarray | Feeds:
-    """A picture of noise for image models, else standard normal floats and integers that are 0 or 1."""
-    if spec.preprocess is not None:
-        size = (spec.preprocess.height, spec.preprocess.width, 3)
-        return random.integers(0, 256, size, dtype=np.uint8)
-    return {tensor.name: _random_tensor(tensor, random) for tensor in spec.inputs}
+def _random_sample(parent: ModelSpec, bundle: ModelSpec, size: int, random: np.random.Generator) -> Sample:
+    """Pictures of noise for image models, else standard normal floats and integers that are 0 or 1."""
+    pre, normalized = parent.preprocess, bundle.preprocess
+    if pre is None or normalized is None:
+        feeds = {tensor.name: _random_tensor(tensor, size, random) for tensor in parent.inputs}
+        return Sample(feeds, feeds, "random")
+    batch = parent.inputs[0].shape[0]
+    count = batch if isinstance(batch, int) else size
+    pictures = [random.integers(0, 256, (pre.height, pre.width, 3), dtype=np.uint8) for _ in range(count)]
+    return Sample(
+        {pre.input: prepare_batch(pre, pictures)[0]},
+        {normalized.input: prepare_batch(normalized, pictures)[0]},
+        "random",
+    )
 
 
-def _random_tensor(tensor: TensorSpec, random: np.random.Generator) -> np.ndarray:
-    shape = [dim if isinstance(dim, int) else 1 for dim in tensor.shape]
+def _random_tensor(tensor: TensorSpec, size: int, random: np.random.Generator) -> np.ndarray:
+    shape = [dim if isinstance(dim, int) else size for dim in tensor.shape]
     dtype = np.dtype(tensor.dtype)
     if dtype.kind == "f":
         return random.standard_normal(shape).astype(dtype)

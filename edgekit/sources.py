@@ -65,6 +65,8 @@ class Parent(Protocol):
         """What computes the reference: `torch 2.13.0`."""
         ...
 
+    def __hash__(self) -> int: ...
+
 
 @dataclass(frozen=True)
 class TorchParent:

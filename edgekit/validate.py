@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgekit.config import ModelOptions
 from edgekit.errors import UsageError
 from edgekit.evaluate.datasets import open_dataset
 from edgekit.evaluate.evaluate import BUILT_IN_METRICS, evaluate
@@ -54,13 +55,15 @@ def validate_bundle(
 
 
 def validate_source(
-    source: str, data: Path, split: str | None, metric: str | None, samples: int | None, trust_code: bool
+    options: ModelOptions, data: Path, split: str | None, metric: str | None, samples: int | None
 ) -> Validation:
     """Score a model as it is, in torch or, for an ONNX file, in ONNX Runtime."""
+    from edgekit.intake import complete_spec
     from edgekit.sources import open_source
 
-    parent = open_source(source, trust_code=trust_code)
-    return _score(source, parent.reference_name(), parent.run, parent.spec, data, split, metric, samples)
+    parent = open_source(options.source, trust_code=options.trust_code)
+    spec = complete_spec(parent.spec, options)
+    return _score(options.source, parent.reference_name(), parent.run, spec, data, split, metric, samples)
 
 
 def _score(

@@ -147,6 +147,8 @@ class DeviceProfile:
         opset, ir: ONNX opset and IR version, ceiling and pin in one.
         because: reason or source of each pin, by the field's name.
         isa: machine names (`platform.machine()`) that can run the bundle; empty for any.
+        identity: words, any of which the board's device tree or processor name holds, whatever the case; a proof counts
+            for this board only where one is found. Empty where nothing tells the board from others.
         python: version of the board's own Python, None where the board's owner chooses.
         settings: handed to the runtime when a bundle is loaded.
         memory_bytes: as sold, None where the maker of the board chooses.
@@ -168,6 +170,7 @@ class DeviceProfile:
     runtime_below: str | None = None
     aliases: tuple[str, ...] = ()
     isa: tuple[str, ...] = ()
+    identity: tuple[str, ...] = ()
     python: str | None = None
     settings: dict[str, str] = field(default_factory=dict)
     memory_bytes: int | None = None
@@ -218,6 +221,7 @@ class DeviceProfile:
             "python": self.python,
             "memory_bytes": self.memory_bytes,
             "isa": self.isa,
+            "identity": self.identity,
             "settings": self.settings,
         }
         return pinned | {name for name, value in optional.items() if value}

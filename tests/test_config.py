@@ -15,7 +15,12 @@ from edgekit.cli.main import app
 from edgekit.config import FILE, SECTIONS, Config, ExportOptions, load_config, parse_flag_table
 from edgekit.errors import InputError
 
-OPTIONS = [(section, option.name) for section, options in SECTIONS.items() for option in fields(options)]
+OPTIONS = [
+    (section, option.name)
+    for section, options in SECTIONS.items()
+    for option in fields(options)
+    if option.name != "trust_code"  # a flag only, never an option of the file
+]
 # One value for each option, and another that a flag gives.
 VALUES: dict[str, tuple[Any, Any]] = {
     "source": ("a.onnx", "b.onnx"),
@@ -28,7 +33,6 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "data": ("a", "b"),
     "split": ("val", "test"),
     "metric": ("ap", "ap50"),
-    "trust_code": (True, False),
     "steps": (["fuse"], ("fuse", "rewrite")),
     "calibration_data": ("a", "b"),
     "calibration_samples": (2, 3),
@@ -113,7 +117,7 @@ def test_another_file_is_read_where_it_is_asked_for(folder: Path) -> None:
         ("[model]\nsorce = 'a.onnx'\n", "edgekit.toml.model", "unknown field 'sorce'"),
         ("model = 3\n", "edgekit.toml.model", "expected a table, got 3"),
         ("[model]\nsource = 3\n", "edgekit.toml.model.source", "expected text, got 3"),
-        ("[model]\ntrust_code = 'yes'\n", "edgekit.toml.model.trust_code", "expected true or false"),
+        ("[model]\ntrust_code = true\n", "edgekit.toml.model.trust_code", "cannot be set in a file"),
         ("[model]\nshapes = {x = [1.5]}\n", "edgekit.toml.model.shapes.x[0]", "a whole number or text"),
         ("[model]\npostprocess = {}\n", "edgekit.toml.model.postprocess.kind", "classification, detection"),
         ("[recipe]\nsteps = 'fuse'\n", "edgekit.toml.recipe.steps", "got 'fuse'"),

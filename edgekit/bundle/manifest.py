@@ -72,6 +72,7 @@ class TargetNeed:
         precision: what the runtime computes in, such as `fp32` or `fp16`.
         isa: instruction sets, any of which will do (`x86_64`, `aarch64`); empty means any machine.
         settings: handed to the backend at load, such as OpenVINO's `INFERENCE_PRECISION_HINT`.
+        identity: words, any of which the board's own name for itself holds: questions are answered on such a board.
     """
 
     name: str
@@ -79,6 +80,7 @@ class TargetNeed:
     precision: str
     isa: tuple[str, ...] = ()
     settings: dict[str, str] = field(default_factory=dict)
+    identity: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check_text("name", self.name)
@@ -107,7 +109,7 @@ class Parity:
         samples: how many inputs were compared.
         inputs: `real` data, a `drawn` picture, or `random`.
         max_abs: the largest absolute difference, in units of the output.
-        relative: the largest over tensors of max|a-b| / max(1e-6, max|b|).
+        relative: the largest over tensors of max|a-b| / max(0.01, max|b|).
         tolerance: the bound on `relative`.
         passed: whether the gate let it through.
     """
@@ -189,7 +191,7 @@ class SelfTest:
 
     Attributes:
         inputs, outputs: tensor name to the path of its `.npy` file in the bundle.
-        tolerance: the bound on max|a-b| / max(1e-6, max|b|).
+        tolerance: the bound on max|a-b| / max(0.01, max|b|).
     """
 
     inputs: dict[str, str]

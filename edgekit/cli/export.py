@@ -72,9 +72,10 @@ def command(
 
     Options come from edgekit.toml in this folder; without one, the shipped FemtoDet is exported.
     """
-    from edgekit import pipeline
+    from edgekit import pipeline, profiles
     from edgekit.config import load_config, parse_flag_table
     from edgekit.errors import UsageError
+    from edgekit.intake import take_in
     from edgekit.progress import Progress
 
     flags: dict[str, Any] = {
@@ -107,6 +108,8 @@ def command(
         raise UsageError(
             "no target", where="--target", why="neither flag nor file names one", fix="edgekit targets lists them"
         )
+    for each in targets:
+        profiles.get(each)  # a misspelt one is reported before the first is exported
     if not json:
         if found:
             note(f"options from {found}")
@@ -117,9 +120,11 @@ def command(
         emit_then(plans, json, _print_plans, lambda: _require_supported(plans))
         return
     results = []
+    intake = take_in(options)
     for each in targets:
         progress = Progress(_announcer(each, quiet=json))
-        results.append(pipeline.export(options, each, _place(options.export.output, each, len(targets)), progress))
+        place = _place(options.export.output, each, len(targets))
+        results.append(pipeline.export(options, each, place, progress, intake))
         if not json:
             _print_result(results[-1])
     if json:

@@ -26,7 +26,6 @@ source = {source}
 # data = "data/val"               # held-out data for the quality gate: a VOC or YOLO folder, a folder a class, .npz
 # split = "val"
 # metric = "top1"                 # ap50, ap, top1, or "package:function"
-# trust_code = false              # .pt2 files and functions execute code when they are loaded
 
 [recipe]
 # steps = ["fuse", "rewrite"]     # the default for torch models

@@ -15,6 +15,7 @@ def command(
     data: Annotated[Path, typer.Option(help="A VOC or YOLO folder, a folder a class, or .npz.")] = ...,  # type: ignore[assignment]
     split: Annotated[str | None, typer.Option(help="A split of the data.")] = None,
     source: Annotated[str | None, typer.Option("--source", "--model", help="Also score this model in torch.")] = None,
+    spec: Annotated[str | None, typer.Option(help="A ModelSpec as JSON for --source.")] = None,
     metric: Annotated[str | None, typer.Option(help="ap50, ap or top1; by default the model's own.")] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="At most so many.")] = None,
     trust_code: Annotated[bool, typer.Option("--trust-code", help="Allow sources that execute code.")] = False,
@@ -24,6 +25,7 @@ def command(
     json: Json = False,
 ) -> None:
     """Score bundles on labelled data, and their parent beside them."""
+    from edgekit.config import ModelOptions
     from edgekit.errors import UsageError
     from edgekit.validate import validate_bundle, validate_source
 
@@ -33,7 +35,8 @@ def command(
     if source is not None:
         if not json:
             note(f"scoring {source}")
-        scores.append(validate_source(source, data, split, metric, samples, trust_code))
+        options = ModelOptions(source=source, spec=spec, trust_code=trust_code)
+        scores.append(validate_source(options, data, split, metric, samples))
     for bundle in bundles or []:
         if not json:
             note(f"scoring {bundle}")

@@ -31,7 +31,10 @@ def read_image(source: Path | str | bytes | memoryview) -> npt.NDArray[np.uint8]
 
     with _opened(pillow, source) as image:
         try:
-            upright = ImageOps.exif_transpose(image).convert("RGB")
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode.startswith("I;16"):  # Pillow would clip 16 bits to 8 instead of scaling them
+                upright = pillow.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+            upright = upright.convert("RGB")
         except (OSError, ValueError, SyntaxError) as error:
             raise _unreadable(source, error) from error
         return np.array(upright, dtype=np.uint8)

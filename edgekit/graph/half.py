@@ -41,6 +41,13 @@ def to_half(graph: Graph) -> Graph:
     return graph.then("fp16", check(infer_shapes(model)))
 
 
+def half_tensors(model: ModelProto) -> set[str]:
+    """The tensors of the original graph that `to_half` made fp16, by their original names."""
+    values = [*model.graph.value_info, *model.graph.output]
+    names = {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT16}
+    return names | {name.removesuffix("_fp16") for name in names}
+
+
 @dataclass
 class _Converter:
     """Walks the nodes once, in order, keeping for each tensor the names under which it exists in either type."""

@@ -24,9 +24,9 @@ def canonical_passes(opset: int, ir_version: int) -> tuple[tuple[str, Pass], ...
     return (
         ("strip-metadata", strip_metadata),
         ("drop-initializer-inputs", drop_initializer_inputs),
+        ("pin-ir", partial(pin_ir, ir_version=ir_version)),  # before IR 4, weights had to be inputs
         ("convert-opset", partial(convert_opset, opset=opset)),
         ("constants-to-initializers", constants_to_initializers),  # the conversion adds constants
-        ("pin-ir", partial(pin_ir, ir_version=ir_version)),
         ("name-nodes", name_nodes),
         ("infer-shapes", infer_shapes),
         ("check", check),
@@ -84,7 +84,7 @@ def convert_opset(model: ModelProto, opset: int) -> ModelProto:
         return model
     try:
         converted = version_converter.convert_version(model, opset)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, version_converter.ConvertError) as error:
         raise UnsupportedError(
             f"the model cannot be converted from opset {before} to {opset}",
             where="pass convert-opset",

@@ -10,6 +10,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 
 from edgekit.errors import InputError, UnsupportedError
 from edgekit.models.femtodet import FemtoDet, FemtoDetConfig, femtodet_spec
+from edgekit.smear import draw_smear
 from edgekit.spec import ModelSpec
 
 Loaded = tuple[nn.Module, ModelSpec, str]  # module, spec, SHA-256 of the weights file
@@ -24,11 +27,21 @@ Loaded = tuple[nn.Module, ModelSpec, str]  # module, spec, SHA-256 of the weight
 
 @dataclass(frozen=True)
 class Entry:
-    """A shipped model: one line about it, its configuration and its weights file inside the package."""
+    """A shipped model.
+
+    Attributes:
+        summary: one line about it.
+        config: what it is built from.
+        weights: the file inside the package.
+        picture: draws an input on which it finds something, uint8 RGB (h, w, 3).
+        licences: of the weights, SPDX.
+    """
 
     summary: str
     config: dict[str, Any]
     weights: str
+    picture: Callable[[], npt.NDArray[np.uint8]]
+    licences: tuple[str, ...] = ("Apache-2.0",)
 
     def load(self) -> Loaded:
         """The module with its weights, in evaluation mode, its spec, and the SHA-256 of the weights file."""
@@ -122,5 +135,6 @@ CATALOG = {
         summary="detects red cells, white cells and platelets in blood smears; 67,669 parameters, 416x416",
         config={"model_type": "femtodet", "labels": ["RBC", "WBC", "Platelets"], "width": 0.25, "size": 416},
         weights="femtodet-bccd.safetensors",
+        picture=lambda: draw_smear().image,
     ),
 }

@@ -225,5 +225,7 @@ def test_self_tests_are_judged_alike(maximal):
 def test_two_changes_at_once_are_judged_alike(maximal, data):
     changed = maximal
     for _ in range(2):
-        changed = mutated(changed, data.draw(st.sampled_from(list(places(changed)))), data.draw(st.sampled_from(STRANGE)))
+        changed = mutated(
+            changed, data.draw(st.sampled_from(list(places(changed)))), data.draw(st.sampled_from(STRANGE))
+        )
     agree(changed)

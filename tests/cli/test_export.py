@@ -83,11 +83,12 @@ def test_no_steps_are_an_empty_recipe_and_not_the_usual_one(edgekit: Any, asked:
     assert [call[0].recipe.steps for call in asked] == [(), None]
 
 
-def test_trust_can_be_taken_back(edgekit: Any, asked: list[Any], folder: Path) -> None:
-    (folder / "edgekit.toml").write_text("[model]\ntrust_code = true\n")
+def test_trust_is_given_by_the_flag_alone(edgekit: Any, asked: list[Any], folder: Path) -> None:
+    edgekit("export", "-t", "host", "--trust-code")
     edgekit("export", "-t", "host")
-    edgekit("export", "-t", "host", "--no-trust-code")
     assert [call[0].model.trust_code for call in asked] == [True, False]
+    (folder / "edgekit.toml").write_text("[model]\ntrust_code = true\n")
+    assert edgekit("export", "-t", "host", "--trust-code").code == 2
 
 
 def test_several_targets_go_into_a_folder(edgekit: Any, asked: list[Any], folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""ONNX files of others: what can be served is made canonical and computes the same, the rest is refused with a reason."""
+"""ONNX files of others: what can be served is made canonical and computes the same, the rest is refused."""
 
 from __future__ import annotations
 

@@ -39,9 +39,9 @@ def test_the_list_of_passes_is_visible_and_ends_with_the_check() -> None:
     assert names == [
         "strip-metadata",
         "drop-initializer-inputs",
+        "pin-ir",
         "convert-opset",
         "constants-to-initializers",
-        "pin-ir",
         "name-nodes",
         "infer-shapes",
         "check",
