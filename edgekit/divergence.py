@@ -9,10 +9,10 @@ from edgekit.errors import EdgekitError
 from edgekit.evaluate.parity import compare, first_divergence
 from edgekit.exporters import Exported
 from edgekit.graph.graph import Graph, serialize, with_all_outputs
+from edgekit.parents import Parent, TorchParent, flat_tensors
 from edgekit.runtimes.backend import Backend, EngineRequest
 from edgekit.runtimes.onnxruntime import BACKEND as ORT
 from edgekit.samples import Feeds, Sample
-from edgekit.sources import Parent, TorchParent, flat_tensors
 
 
 def first_divergence_of(

@@ -20,11 +20,11 @@ from edgekit.evaluate.parity import compare
 from edgekit.exporters import Exported
 from edgekit.graph.graph import Graph
 from edgekit.graph.half import half_tensors
+from edgekit.parents import Parent
 from edgekit.profiles import DeviceProfile
 from edgekit.runtimes.backend import Backend
 from edgekit.runtimes.onnxruntime import BACKEND as ORT
 from edgekit.samples import Sample
-from edgekit.sources import Parent
 from edgekit.spec import ModelSpec
 
 Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]

@@ -16,9 +16,11 @@ from edgekit.errors import InputError, UsageError
 from edgekit.evaluate.datasets import Dataset, open_dataset
 from edgekit.evaluate.evaluate import BUILT_IN_METRICS
 from edgekit.models.catalog import CATALOG
-from edgekit.sources import Parent, open_source, resolve
+from edgekit.parents import Parent
+from edgekit.sources import open_source
 from edgekit.spec import ImagePreprocess, ModelSpec, TensorSpec
 from edgekit.structure import decode
+from edgekit.usercode import call, resolve
 
 
 @dataclass(frozen=True)
@@ -208,5 +210,10 @@ def _metric(options: ModelOptions) -> Callable[..., float] | None:
             why="package:function imports a module and calls it",
             fix="if you trust it, repeat with --trust-code",
         )
-    metric: Callable[..., float] = resolve(options.metric)
+    function, name = resolve(options.metric), options.metric
+
+    def metric(predictions: object, truths: object) -> float:
+        return float(call(function, predictions, truths, what=name))
+
+    metric.__name__ = name.partition(":")[2]
     return metric

@@ -32,12 +32,12 @@ from edgekit.gates import TOLERANCES, half_range_gate, locator, open_questions, 
 from edgekit.graph.graph import Graph
 from edgekit.graph.image_input import with_uint8_nhwc_input
 from edgekit.intake import Intake, take_in
+from edgekit.parents import Parent
 from edgekit.profiles import DeviceProfile
 from edgekit.progress import Progress
 from edgekit.runtimes.backend import EngineRequest
 from edgekit.runtimes.session import backend_named
 from edgekit.samples import Sample, collect
-from edgekit.sources import Parent
 from edgekit.spec import ModelSpec
 
 

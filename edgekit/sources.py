@@ -7,120 +7,25 @@ reference that every export is held against.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import inspect
 import pickle
-import sys
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from edgekit.bundle import Source
-from edgekit.compress import DEFAULT_RECIPE, Applied, Recipe
 from edgekit.errors import InputError, UsageError
-from edgekit.graph.from_onnx import import_onnx, infer_spec, read_onnx, with_input_shapes
-from edgekit.graph.from_torch import export_torch
-from edgekit.graph.graph import Graph
+from edgekit.graph.from_onnx import infer_spec, read_onnx
 from edgekit.models.catalog import CATALOG, load_folder
 from edgekit.models.femtodet import femtodet_spec
 from edgekit.models.upstream import VOC_LABELS, load_upstream_femtodet
-from edgekit.runtimes.backend import Engine, EngineRequest
-from edgekit.runtimes.onnxruntime import BACKEND as ORT
+from edgekit.parents import OnnxParent, Parent, TorchParent, flat_tensors
 from edgekit.spec import ModelSpec, TensorSpec
-
-Feeds = Mapping[str, np.ndarray]
-
-
-class Parent(Protocol):
-    """A model as it was handed in."""
-
-    @property
-    def source(self) -> Source:
-        """Where it came from, for the manifest."""
-        ...
-
-    @property
-    def spec(self) -> ModelSpec:
-        """What it is for the outside."""
-        ...
-
-    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
-        """The reference outputs by name."""
-        ...
-
-    def to_graph(
-        self, spec: ModelSpec, recipe: Recipe | None, opset: int, ir_version: int
-    ) -> tuple[Graph, tuple[Applied, ...]]:
-        """The canonical graph after the recipe's steps, and their history; None is the source's usual recipe."""
-        ...
-
-    def reference_name(self) -> str:
-        """What computes the reference: `torch 2.13.0`."""
-        ...
-
-    def __hash__(self) -> int: ...
-
-
-@dataclass(frozen=True)
-class TorchParent:
-    """A module in evaluation mode, or an exported program, with example inputs."""
-
-    source: Source
-    spec: ModelSpec
-    module: nn.Module
-    example: tuple[Tensor, ...]
-    program: torch.export.ExportedProgram | None = None
-
-    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
-        tensors = [torch.from_numpy(np.ascontiguousarray(feeds[tensor.name])) for tensor in self.spec.inputs]
-        with torch.no_grad():
-            outputs = flat_tensors(self.module(*tensors))
-        return {tensor.name: out.numpy() for tensor, out in zip(self.spec.outputs, outputs, strict=True)}
-
-    def to_graph(
-        self, spec: ModelSpec, recipe: Recipe | None, opset: int, ir_version: int
-    ) -> tuple[Graph, tuple[Applied, ...]]:
-        if self.program is not None:
-            _refuse_recipe(recipe, "an exported program's modules are gone")
-            return export_torch(self.program, self.example, spec, opset, ir_version), ()
-        steps = recipe if recipe is not None else Recipe.parse(DEFAULT_RECIPE)
-        module, history = steps.apply(self.module, self.example)
-        return export_torch(module, self.example, spec, opset, ir_version), history
-
-    def reference_name(self) -> str:
-        return f"torch {torch.__version__}"
-
-
-@dataclass(frozen=True)
-class OnnxParent:
-    """An ONNX file; its reference is the file as it is, in ONNX Runtime."""
-
-    source: Source
-    spec: ModelSpec
-    path: Path
-
-    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
-        return self._engine.run(feeds)
-
-    def to_graph(
-        self, spec: ModelSpec, recipe: Recipe | None, opset: int, ir_version: int
-    ) -> tuple[Graph, tuple[Applied, ...]]:
-        _refuse_recipe(recipe, "an ONNX file has no torch modules")
-        return import_onnx(with_input_shapes(read_onnx(self.path), spec.inputs), opset, ir_version), ()
-
-    @cached_property
-    def _engine(self) -> Engine:
-        return ORT.open(EngineRequest(read_onnx(self.path).SerializeToString()))
-
-    def reference_name(self) -> str:
-        return f"the original file in onnxruntime {ORT.version()}"
+from edgekit.usercode import call, resolve
 
 
 def open_source(
@@ -165,21 +70,6 @@ def open_source(
         where="[model] source",
         why="it is neither a shipped model, nor an .onnx, .pt2 or .pth file, a model folder, or module:function",
         fix="shipped models: " + ", ".join(sorted(CATALOG)),
-    )
-
-
-def flat_tensors(output: Any) -> list[Tensor]:
-    """The tensors in a module's output, in order."""
-    if isinstance(output, Tensor):
-        return [output]
-    if isinstance(output, Mapping):
-        return [tensor for item in output.values() for tensor in flat_tensors(item)]
-    if isinstance(output, tuple | list):
-        return [tensor for item in output for tensor in flat_tensors(item)]
-    raise InputError(
-        f"the model returns {type(output).__name__}",
-        where="forward",
-        why="only tensors, tuples, lists and dicts can be exported",
     )
 
 
@@ -250,10 +140,7 @@ def _from_pt2(path: Path, name: str | None) -> Parent:
 
 
 def _from_function(text: str, shapes: Mapping[str, tuple[int | str, ...]], name: str | None) -> Parent:
-    function = resolve(text)
-    if not callable(function):
-        raise InputError(f"{text} is no function", where="[model] source", why=f"it is {type(function).__name__}")
-    result = function()
+    result = call(resolve(text), what=text)
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], nn.Module)):
         raise InputError(
             f"{text} does not return (nn.Module, example inputs)",
@@ -287,27 +174,6 @@ def _input_names(module: nn.Module) -> list[str]:
     return [p.name for p in inspect.signature(module.forward).parameters.values() if p.kind in by_position]
 
 
-def resolve(text: str) -> Any:
-    """The object that `package.module:name` names, the working folder included in the search.
-
-    Raises:
-        UsageError: the module or the name does not exist.
-    """
-    module_name, _, attribute = text.partition(":")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        return getattr(importlib.import_module(module_name), attribute)
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise UsageError(
-            f"cannot find {text!r}",
-            where="package:function",
-            why=str(error),
-            fix="run edgekit in the folder of the module",
-        ) from error
-    finally:
-        sys.path.pop(0)
-
-
 def _spec_of(
     name: str, module: nn.Module, example: Mapping[str, Tensor], shapes: Mapping[str, tuple[int | str, ...]]
 ) -> ModelSpec:
@@ -316,7 +182,7 @@ def _spec_of(
         TensorSpec(key, _dtype(tensor), shapes.get(key) or tuple(tensor.shape)) for key, tensor in example.items()
     )
     with torch.no_grad():
-        found = flat_tensors(module(*example.values()))
+        found = flat_tensors(call(module, *example.values(), what=f"{name} on its example inputs"))
     batch = next((tensor.shape[0] for tensor in inputs if tensor.shape and isinstance(tensor.shape[0], str)), None)
     outputs = tuple(
         TensorSpec(
@@ -366,11 +232,6 @@ def _refuse_unknown(shapes: Mapping[str, object], names: Sequence[str]) -> None:
         raise UsageError(
             f"shapes names no input {unknown[0]!r}", where="[model] shapes", fix=f"inputs: {', '.join(names)}"
         )
-
-
-def _refuse_recipe(recipe: Recipe | None, why: str) -> None:
-    if recipe is not None and recipe.steps:
-        raise UsageError("this source takes no recipe", where="[recipe] steps", why=why, fix="leave the recipe empty")
 
 
 def _require_trust(trusted: bool, text: str, why: str) -> None:

@@ -24,11 +24,7 @@ class OpenVinoExporter:
         model = _read(core, request.graph)
         supported = core.query_model(model, "CPU")
         missing = {op.get_friendly_name() for op in model.get_ordered_ops()} - set(supported)
-        problems = {
-            node.name: "OpenVINO's CPU plugin has no kernel for it"
-            for node in request.graph.model.graph.node
-            if node.name in missing
-        }
+        problems = _problems(request.graph, missing)
         notes = ["weights are stored in fp16, arithmetic is in f32"] if precision == "fp16" else []
         notes += [
             f"{key} = {value}: {request.profile.because.get('settings', '')}" for key, value in _settings(request)
@@ -48,6 +44,16 @@ class OpenVinoExporter:
                 Artifact("model.bin", "weights", path.with_suffix(".bin").read_bytes()),
             )
         return Exported(files, request.graph, plan.precision, dict(_settings(request)))
+
+
+def _problems(graph: Graph, missing: set[str]) -> dict[str, str]:
+    """Node name to reason; what the frontend made of a node may bear another name, and is then told at the first node."""
+    nodes = list(graph.model.graph.node)
+    named = [node.name for node in nodes if missing & {node.name, *node.output}]
+    if missing and not named:
+        named = [nodes[0].name]
+    reason = f"OpenVINO's CPU plugin has no kernel for {', '.join(sorted(missing)[:3])}"
+    return dict.fromkeys(named, reason)
 
 
 def _settings(request: LoweringRequest) -> list[tuple[str, str]]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 
+from edgekit.errors import UnsupportedError
 from edgekit.exporters.exporter import Artifact, Exported, LoweringRequest, Plan, choose_precision, plan_rows
 from edgekit.graph.half import to_half
-from edgekit.graph.rules.tensorrt import unsupported_nodes
+from edgekit.graph.rules.tensorrt import restrictions, unsupported_nodes
 from edgekit.profiles import DeviceProfile
 from edgekit.spec import ModelSpec
 
@@ -28,8 +29,12 @@ class TensorRtExporter:
 
     def plan(self, request: LoweringRequest) -> Plan:
         precision, reason = choose_precision(request, refused={})
+        _refuse_open_sizes(request.spec)
         rows = plan_rows(request.graph, "gpu", precision, unsupported_nodes(request.graph.model))
-        notes = ("the engine is built on the board; until then its parity and speed are open questions",)
+        notes = (
+            "the engine is built on the board; until then its parity and speed are open questions",
+            *(f"TensorRT restricts {text}" for text in restrictions(request.graph.model)),
+        )
         return Plan(request.profile.name, self.name, precision, reason, rows, notes)
 
     def export(self, request: LoweringRequest, plan: Plan) -> Exported:
@@ -42,6 +47,18 @@ class TensorRtExporter:
         )
         settings = request.profile.settings
         return Exported(files, graph, plan.precision, settings, rehearsal="onnxruntime", portable=False)
+
+
+def _refuse_open_sizes(spec: ModelSpec) -> None:
+    for tensor in spec.inputs:
+        symbolic = [dim for dim in tensor.shape[1:] if isinstance(dim, str)]
+        if symbolic:
+            raise UnsupportedError(
+                f"dimension {symbolic[0]!r} of input {tensor.name!r} is open",
+                where="exporter tensorrt",
+                why="an engine is tuned for known sizes; only the first dimension, the batch, may vary",
+                fix="fix it with [model] shapes, or --shapes",
+            )
 
 
 def build_recipe(spec: ModelSpec, profile: DeviceProfile) -> dict[str, object]:

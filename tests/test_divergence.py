@@ -22,7 +22,8 @@ from edgekit.graph.graph import Graph
 from edgekit.runtimes.backend import EngineRequest
 from edgekit.runtimes.onnxruntime import BACKEND as ORT
 from edgekit.samples import Sample, collect
-from edgekit.sources import Parent, open_source
+from edgekit.parents import Parent
+from edgekit.sources import open_source
 
 NETWORK = """
 import torch

@@ -17,11 +17,13 @@ TEMPLATE = """\
 # a shipped model ("femtodet"), a file (.onnx, .pt2), a folder with config.json and model.safetensors,
 # or "module:function" that returns (nn.Module, example inputs)
 source = {source}
-# name = "my-detector"
+{tensors}# name = "my-detector"
 # spec = "spec.json"              # a ModelSpec as JSON instead of the options below
 # shapes = {{ image = ["batch", 3, 224, 224] }}
 # preprocess = {{ resize = "letterbox", mean = [123.675, 116.28, 103.53], std = [58.4, 57.1, 57.4] }}
 # postprocess = {{ kind = "classification", outputs = ["logits"] }}
+#   for a detector: {{ kind = "detection", decode = "yolov8-rows", outputs = ["output0"] }}, where decode is one of
+#   yolox-grid, fastestdet-grid, yolov8-rows, boxes-scores
 # labels = "labels.txt"           # or ["cat", "dog"]
 # data = "data/val"               # held-out data for the quality gate: a VOC or YOLO folder, a folder a class, .npz
 # split = "val"
@@ -62,9 +64,25 @@ def command(
     profiles.get(target)
     if Path(FILE).exists():
         raise UsageError(f"{FILE} exists", where=str(Path.cwd()), why="it is not replaced", fix="edit or remove it")
+    text = TEMPLATE.format(source=_quoted(source), target=_quoted(target), tensors=_tensors(source))
     with unwritable_is_typed(Path(FILE)):
-        write_file(Path(FILE), [TEMPLATE.format(source=_quoted(source), target=_quoted(target)).encode()])
+        write_file(Path(FILE), [text.encode()])
     emit({"written": FILE}, json, lambda value: say(f"wrote {value['written']}; next: edgekit export"))
+
+
+def _tensors(source: str) -> str:
+    """Comment lines that say what an ONNX file takes and gives; nothing for other sources."""
+    if not source.endswith(".onnx"):
+        return ""
+    from edgekit.sources import open_source
+
+    spec = open_source(source).spec
+    lines = [
+        f"#   {kind:<6} {tensor.name} {tensor.dtype} ({', '.join(map(str, tensor.shape))})\n"
+        for kind, tensors in (("input", spec.inputs), ("output", spec.outputs))
+        for tensor in tensors
+    ]
+    return "".join(lines)
 
 
 def _quoted(text: str) -> str:
