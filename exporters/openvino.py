@@ -47,7 +47,7 @@ class OpenVinoExporter:
 
 
 def _problems(graph: Graph, missing: set[str]) -> dict[str, str]:
-    """Node name to reason; what the frontend made of a node may bear another name, and is then told at the first node."""
+    """Node name to reason. What the frontend made of a node may bear another name: it is then told at the first node."""
     nodes = list(graph.model.graph.node)
     named = [node.name for node in nodes if missing & {node.name, *node.output}]
     if missing and not named:
@@ -61,13 +61,18 @@ def _settings(request: LoweringRequest) -> list[tuple[str, str]]:
 
 
 def _read(core: Any, graph: Graph) -> Any:
+    """The graph as OpenVINO's; nodes that the frontend adds get names that do not depend on what ran before."""
     try:
-        return core.read_model(graph.serialized())
+        model = core.read_model(graph.serialized())
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise UnsupportedError(
             "OpenVINO cannot read the graph", where="core.read_model", why=lines[-1], fix="see the operator it names"
         ) from error
+    for index, op in enumerate(model.get_ordered_ops()):
+        if op.get_friendly_name() == op.get_name():  # a counter of the process
+            op.set_friendly_name(f"{op.get_type_name()}:{index}")
+    return model
 
 
 EXPORTER = OpenVinoExporter()

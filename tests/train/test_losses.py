@@ -101,7 +101,7 @@ def test_images_without_objects_cost_objectness_only_and_have_a_gradient() -> No
     empty = Truth(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
     head = torch.zeros(2, 7, 3, 3, requires_grad=True)
     loss = detection_loss(head, [empty, empty], STRIDE, l1=True, hard_classes=False)
-    assert float(loss) == pytest.approx(18 * math.log(2), rel=1e-5)
+    assert loss.item() == pytest.approx(18 * math.log(2), rel=1e-5)
     loss.backward()
     assert head.grad is not None and bool((head.grad[:, 4] > 0).all()) and not head.grad[:, :4].any()
 
