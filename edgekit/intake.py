@@ -212,8 +212,11 @@ def _metric(options: ModelOptions) -> Callable[..., float] | None:
         )
     function, name = resolve(options.metric), options.metric
 
-    def metric(predictions: object, truths: object) -> float:
-        return float(call(function, predictions, truths, what=name))
+    def number(predictions: object, truths: object) -> float:
+        return float(function(predictions, truths))
 
-    metric.__name__ = name.partition(":")[2]
+    def metric(predictions: object, truths: object) -> float:
+        return call(number, predictions, truths, what=name)  # type: ignore[no-any-return]  # number gives a float
+
+    metric.__module__, _, metric.__qualname__ = name.partition(":")  # what the manifest calls it
     return metric

@@ -239,13 +239,19 @@ def is_device(identity: tuple[str, ...], names: tuple[str, ...]) -> bool:
 
 def machine_names() -> tuple[str, ...]:
     """What this machine says of itself, the same for all of its kind: board and chips, or the processor's name."""
-    tree = Path("/proc/device-tree")
-    board = [(tree / name).read_text(errors="replace") for name in ("model", "compatible") if (tree / name).is_file()]
+    board = [_told(Path(f"/proc/device-tree/{name}")) for name in ("model", "compatible")]
     names = [part.strip() for text in board for part in text.split("\0") if part.strip()]
-    processor = Path("/proc/cpuinfo")
-    lines = processor.read_text(errors="replace").splitlines() if processor.is_file() else []
+    lines = _told(Path("/proc/cpuinfo")).splitlines()
     names += list(dict.fromkeys(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")))
     return tuple(names) or ("unknown",)
+
+
+def _told(path: Path) -> str:
+    """What the kernel says there; empty where it says nothing, or not to this user, as on Android."""
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def _latencies_ms(session: Session, feeds: Mapping[str, np.ndarray]) -> list[float]:

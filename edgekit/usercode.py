@@ -24,6 +24,7 @@ def resolve(text: str) -> Callable[..., Any]:
         InputError: importing the module fails.
     """
     module_name, _, attribute = text.partition(":")
+    found = None
     with _working_folder():
         try:
             found = (

@@ -47,7 +47,7 @@ class OpenVinoExporter:
 
 
 def _problems(graph: Graph, missing: set[str]) -> dict[str, str]:
-    """Node name to reason. What the frontend made of a node may bear another name: it is then told at the first node."""
+    """Node name to reason; what bears the name of no node, because the frontend added it, is told at the first."""
     nodes = list(graph.model.graph.node)
     named = [node.name for node in nodes if missing & {node.name, *node.output}]
     if missing and not named:

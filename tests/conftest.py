@@ -125,8 +125,9 @@ def femtodet_bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
     """The shipped FemtoDet as users export it, by target: two folders and a zip. Copy one to change it."""
     pytest.importorskip("torch")
     pytest.importorskip("openvino")
-    from edgekit import pipeline, sources
+    from edgekit import pipeline
     from edgekit.config import Config
+    from edgekit.intake import take_in
 
     folder = tmp_path_factory.mktemp("bundles")
     places = {
@@ -134,17 +135,8 @@ def femtodet_bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
         "intel-n100": folder / "intel.edgekit",
         "orin-nano": folder / "orin",
     }
-    export, graphs = sources.export_torch, {}
-
-    def once(module: Any, example: Any, spec: Any, opset: int, ir_version: int) -> Any:
-        """All of these targets take the same graph, and making it takes most of the time."""
-        if (opset, ir_version) not in graphs:
-            graphs[opset, ir_version] = export(module, example, spec, opset, ir_version)
-        return graphs[opset, ir_version]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "export_torch", once)
-        return {target: pipeline.export(Config(), target, place).path for target, place in places.items()}
+    intake = take_in(Config())  # taken in once, they share one graph too, and making it takes most of the time
+    return {target: pipeline.export(Config(), target, place, None, intake).path for target, place in places.items()}
 
 
 def _example() -> tuple[Any, ...]:

@@ -214,7 +214,7 @@ def test_every_option_that_init_comments_out_is_accepted_and_none_is_forgotten(f
     assert TEMPLATE.count("\n# ") > 15
 
 
-@pytest.mark.parametrize("source", ['a "quoted" name', "back\\slash", "folder/größe.onnx", "{braces}"])
+@pytest.mark.parametrize("source", ['a "quoted" name', "back\\slash", "folder/größe.pt2", "{braces}"])
 def test_what_init_is_told_arrives_whatever_it_contains(folder: Path, source: str) -> None:
     command(source=source, target="intel", json=True)
     assert load_config(None, {})[0].model.source == source

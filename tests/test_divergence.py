@@ -19,10 +19,10 @@ from edgekit.divergence import first_divergence_of, trace
 from edgekit.errors import InputError
 from edgekit.exporters import Exported
 from edgekit.graph.graph import Graph
+from edgekit.parents import Parent
 from edgekit.runtimes.backend import EngineRequest
 from edgekit.runtimes.onnxruntime import BACKEND as ORT
 from edgekit.samples import Sample, collect
-from edgekit.parents import Parent
 from edgekit.sources import open_source
 
 NETWORK = """

@@ -22,10 +22,14 @@ from edgekit.exporters import Exported
 from edgekit.gates import TOLERANCES, open_questions, parity_gate, quality_gate
 from edgekit.graph.graph import Graph
 from edgekit.samples import Origin, Sample, collect
-from edgekit.spec import ModelSpec
+from edgekit.spec import ModelSpec, TensorSpec
 
 Array = np.ndarray
 WANTED = np.linspace(-2, 2, 8, dtype=np.float32)
+
+
+def tensor_like(name: str, array: Array) -> TensorSpec:
+    return TensorSpec(name, str(array.dtype), array.shape)  # type: ignore[arg-type]
 
 
 class FakeParent:
@@ -33,7 +37,9 @@ class FakeParent:
 
     def __init__(self, outputs: Mapping[str, Array] | None = None, spec: ModelSpec | None = None) -> None:
         self.outputs = {"y": WANTED} if outputs is None else dict(outputs)
-        self.spec = spec
+        self.spec = spec or ModelSpec(
+            "fake", "tensor", (), tuple(map(tensor_like, self.outputs, self.outputs.values()))
+        )
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         return dict(self.outputs)
@@ -108,6 +114,23 @@ def test_the_culprit_is_searched_only_on_a_breach_and_with_the_sample_that_showe
     with pytest.raises(GateError, match="random input"):
         parity_gate(*arguments)  # type: ignore[arg-type]
     assert asked == [SAMPLES[2]]
+
+
+def test_an_output_that_is_empty_on_every_input_was_never_compared_and_is_refused() -> None:
+    nothing = {"y": WANTED, "found": np.zeros((0, 4), np.float32)}
+    with pytest.raises(GateError, match="output 'found' was empty on every input") as caught:
+        gate(lambda _: nothing, FakeParent(nothing))
+    assert caught.value.exit_code == 3
+    assert "--calibration-data" in str(caught.value.fix)
+
+
+def test_an_output_may_be_empty_on_some_inputs() -> None:
+    found = np.ones((1, 4), np.float32)
+    outputs = [{"found": found[:count]} for count in (0, 1, 0)]
+    wanted, got = iter(outputs), iter(outputs)
+    parent = FakeParent(outputs[1])
+    parent.run = lambda _: next(wanted)  # type: ignore[assignment, method-assign]
+    assert [record.passed for record in gate(lambda _: next(got), parent)] == [True, True]
 
 
 def test_the_bars_lie_between_rounding_and_bf16() -> None:
@@ -231,9 +254,24 @@ def test_samples_are_the_users_data_first_and_random_ones_always(detector_spec: 
         return [item.origin for item in collect(detector_spec, detector_spec, *arguments)]
 
     assert origins(pictures(detector_spec, cells, 9), 3) == ["real"] * 3 + ["random"] * 2
-    assert origins(None, 3) == ["drawn", "random", "random"]
+    assert origins(None, 3) == ["random", "random"]
+    assert origins(None, 3, cells) == ["drawn", "random", "random"]
+    assert origins(pictures(detector_spec, cells), 1, cells) == ["real", "random", "random"]
     one, other = (collect(detector_spec, detector_spec, None, 1)[-1].parent["image"] for _ in range(2))
     np.testing.assert_array_equal(one, other)
+
+
+def test_what_the_model_leaves_open_is_1_in_the_first_random_sample_and_2_in_the_second(
+    detector_spec: ModelSpec,
+) -> None:
+    def shapes(spec: ModelSpec, name: str) -> list[tuple[int, ...]]:
+        return [item.parent[name].shape for item in collect(spec, spec, None, 1)]
+
+    assert shapes(detector_spec, "image") == [(1, 3, 32, 32), (2, 3, 32, 32)]
+    fixed = replace(detector_spec.inputs[0], shape=(3, 3, 32, 32))
+    assert shapes(replace(detector_spec, inputs=(fixed,)), "image") == [(3, 3, 32, 32)] * 2
+    words = ModelSpec("words", "tensor", (TensorSpec("ids", "int64", ("batch", "length", 5)),), ())
+    assert shapes(words, "ids") == [(1, 1, 5), (2, 2, 5)]
 
 
 @pytest.mark.parametrize("target", ["orin-nano", "snapdragon-865", "intel-n100"])

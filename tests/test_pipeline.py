@@ -21,13 +21,14 @@ import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import edgekit
-from edgekit import pipeline
+from edgekit import pipeline, profiles
 from edgekit.bundle import Bundle
 from edgekit.config import CalibrationOptions, Config, ExportOptions, ModelOptions, QualityOptions
 from edgekit.errors import GateError, InputError, MissingError, UsageError
 from edgekit.exporters import Exported
 from edgekit.exporters.onnxruntime import OnnxRuntimeExporter
 from edgekit.exporters.openvino import OpenVinoExporter
+from edgekit.intake import take_in
 from edgekit.runtimes.backend import EngineRequest
 from edgekit.runtimes.onnxruntime import BACKEND as ORT
 from edgekit.smear import draw_smear
@@ -140,6 +141,8 @@ def test_femtodet_is_exported_checked_and_described_for_each_family(
         roles = {entry.role for entry in manifest.files}
     assert (manifest.name, manifest.version, manifest.target.name) == ("femtodet", 1, target)
     assert manifest.target.runtime.name == RUNTIMES[target]
+    assert manifest.target.identity == profiles.get(target).identity != ()
+    assert manifest.licences == ("Apache-2.0",)
     assert [parity.inputs for parity in manifest.parity] == ["drawn", "random"]
     assert all(parity.passed and parity.relative <= parity.tolerance for parity in manifest.parity)
     assert all(parity.against.startswith("torch ") for parity in manifest.parity)
@@ -177,7 +180,9 @@ def test_openvino_is_pinned_to_f32_and_the_board_to_half(femtodet_bundles: dict[
     assert manifests["intel-n100"].target.settings["INFERENCE_PRECISION_HINT"] == "f32"
     assert manifests["intel-n100"].target.isa == ()
     assert (manifests["orin-nano"].target.precision, manifests["orin-nano"].target.isa) == ("fp16", ("aarch64",))
-    assert manifests["orin-nano"].parity[0].where.startswith("onnxruntime")
+    where = manifests["orin-nano"].parity[0].where
+    assert where.startswith("onnxruntime ") and ", rehearsing tensorrt: " in where
+    assert "rehearsing" not in manifests["intel-n100"].parity[0].where + manifests["snapdragon-865"].parity[0].where
     worst = max(parity.relative for parity in manifests["intel-n100"].parity)
     assert worst < 1e-5, "bf16 would give 8e-3"
 
@@ -198,9 +203,10 @@ def test_a_strangers_file_becomes_a_bundle_that_gives_the_files_own_outputs(
     assert all(cost.seconds >= 0 and cost.peak_rss_mib > 10 for cost in result.progress.costs)
 
 
-def test_without_data_a_picture_is_drawn_and_quality_is_unknown(config: Make) -> None:
+def test_without_data_a_strangers_model_is_held_against_random_inputs_and_quality_is_unknown(config: Make) -> None:
     manifest = pipeline.export(config(), "host").manifest
-    assert [parity.inputs for parity in manifest.parity] == ["drawn", "random"]
+    assert [(parity.inputs, parity.samples) for parity in manifest.parity] == [("random", 2)]
+    assert [test.origin for test in manifest.selftest] == ["random"]
     assert manifest.quality.status == "unknown"
     assert manifest.questions == ()
 
@@ -227,6 +233,23 @@ def test_pixels_go_in_as_they_are_and_give_the_same_detections(
             assert (session.spec.inputs[0].dtype, session.spec.inputs[0].shape) == ("uint8", ("batch", 32, 32, 3))
             assert session.run({"image": cells[None]})["head"].shape == (1, 7, 4, 4)
         assert found_in(path, cells) == cells_found
+
+
+def test_targets_of_one_opset_share_the_graph_of_one_intake(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = config(name="shared")
+    intake = take_in(options)
+    kind = type(intake.parent)
+    to_graph, traced = kind.to_graph, []
+
+    def counted(self: Any, *arguments: Any) -> Any:
+        traced.append(arguments)
+        return to_graph(self, *arguments)
+
+    monkeypatch.setattr(kind, "to_graph", counted)
+    for target in ("host", "intel-cpu", "orin-nano"):
+        result = pipeline.export(options, target, None, None, intake)
+        assert "load the model" not in [cost.step for cost in result.progress.costs]
+    assert len(traced) == 1
 
 
 def test_two_outputs_that_are_one_tensor_keep_both_names(tmp_path: Path) -> None:
@@ -277,11 +300,14 @@ def test_a_breach_of_parity_names_the_culprit_and_leaves_nothing_behind(
     assert list(folder.iterdir()) == []
 
 
-def test_openvinos_own_default_of_bf16_is_caught(config: Make, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+BF16 = {"INFERENCE_PRECISION_HINT": "bf16"}
+
+
+def test_openvino_in_bf16_is_caught(config: Make, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ov = pytest.importorskip("openvino")
     if "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this processor has no bf16")
-    break_export(monkeypatch, OpenVinoExporter, lambda exported: replace(exported, settings={}))
+    break_export(monkeypatch, OpenVinoExporter, lambda exported: replace(exported, settings=BF16))
     with pytest.raises(GateError, match="parity") as caught:
         pipeline.export(config(), "intel-cpu")
     assert "in openvino" in str(caught.value.where)
@@ -297,6 +323,51 @@ def test_a_model_that_gives_nan_is_refused(config: Make, folder: Path, tmp_path:
         pipeline.export(config(source=str(tmp_path / "nan.onnx")), "host")
     assert "the reference holds NaN" in str(caught.value.why)
     assert list(folder.iterdir()) == []
+
+
+def saved(path: Path, nodes: list[Any], inputs: list[Any], outputs: list[Any], weights: list[Any]) -> Config:
+    """A configuration for the ONNX file of these nodes."""
+    graph = helper.make_graph(nodes, "g", inputs, outputs, weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), path)
+    return Config(model=ModelOptions(source=str(path)))
+
+
+def test_an_output_that_stays_empty_is_refused_until_data_fill_it(tmp_path: Path, folder: Path) -> None:
+    sparse = saved(
+        tmp_path / "sparse.onnx",
+        [helper.make_node("Greater", ["x", "bar"], ["high"]), helper.make_node("NonZero", ["high"], ["found"])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [4])],
+        [helper.make_tensor_value_info("found", TensorProto.INT64, [1, "count"])],
+        [numpy_helper.from_array(np.float32(100), "bar")],
+    )
+    with pytest.raises(GateError, match="output 'found' was empty on every input"):
+        pipeline.export(sparse, "host")
+    assert list(folder.iterdir()) == []
+    np.save(tmp_path / "x.npy", np.array([[0, 200, 0, 300]], np.float32))
+    given = CalibrationOptions(calibration_data=str(tmp_path / "x.npy"))
+    manifest = pipeline.export(replace(sparse, calibration=given), "host").manifest
+    assert [parity.inputs for parity in manifest.parity] == ["real", "random"]
+
+
+def test_what_does_not_fit_into_fp16_on_the_board_is_refused_with_its_origin(tmp_path: Path, folder: Path) -> None:
+    wide = saved(
+        tmp_path / "wide.onnx",
+        [
+            helper.make_node("Mul", ["x", "up"], ["large"], "enlarge"),
+            helper.make_node("Mul", ["large", "up"], ["huge"], "exaggerate"),
+            helper.make_node("Mul", ["huge", "down"], ["y"], "shrink"),
+        ],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [64])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [64])],
+        [numpy_helper.from_array(np.float32(1000), "up"), numpy_helper.from_array(np.float32(0.001), "down")],
+    )
+    with pytest.raises(GateError, match="fp16: tensor 'huge' does not fit") as caught:
+        pipeline.export(wide, "orin-nano")
+    assert caught.value.exit_code == 3
+    assert "'exaggerate'" in str(caught.value.where)
+    assert "on random input, fp16 ends at 65504" in str(caught.value.why)
+    assert list(folder.iterdir()) == []
+    pipeline.export(replace(wide, export=ExportOptions(precision="fp32")), "orin-nano")
 
 
 def test_a_tolerance_of_zero_means_zero(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -442,13 +513,20 @@ def test_a_spec_that_is_not_the_models_is_refused(
         ({"preprocess": {"input": "picture"}}, "preprocess makes 'picture'"),
         ({"preprocess": {"dtype": "uint8"}}, "preprocess makes uint8, the model takes float32"),
         ({"postprocess": DetectionPostprocess(("boxes",), "yolox-grid")}, "postprocess reads no output 'boxes'"),
-        ({"metric": "accuracy"}, "unknown metric 'accuracy'"),
-        ({"metric": "package:function"}, "executes code"),
+        ({"metric": "ap50"}, "metric 'ap50' needs labelled data"),
     ],
 )
 def test_processing_that_does_not_fit_the_model_is_refused(config: Make, options: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         pipeline.export(config(spec=None, **options), "host")
+
+
+def test_a_metric_without_labelled_data_or_of_an_unknown_name_is_refused(config: Make, data: Path) -> None:
+    with pytest.raises(UsageError, match="metric 'ap50' needs labelled data") as caught:
+        pipeline.export(config(metric="ap50", data=str(data / "images")), "host")
+    assert "has no labels" in str(caught.value.why)
+    with pytest.raises(UsageError, match="unknown metric 'accuracy'"):
+        pipeline.export(config(metric="accuracy", data=str(data)), "host")
 
 
 def test_processing_may_be_told_in_options_instead_of_a_spec(
@@ -471,6 +549,7 @@ def test_a_metric_of_the_users_own_needs_trust_and_is_then_used(
 ) -> None:
     (tmp_path / "a_metric.py").write_text(
         "def found(predictions, truths):\n    return float(sum(map(len, predictions)))\n"
+        "def silent(predictions, truths):\n    pass\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(UsageError, match="executes code") as caught:
@@ -478,6 +557,8 @@ def test_a_metric_of_the_users_own_needs_trust_and_is_then_used(
     assert "--trust-code" in str(caught.value.fix)
     quality = pipeline.export(config(data=str(data), metric="a_metric:found", trust_code=True), "host").manifest.quality
     assert (quality.metric, quality.parent, quality.bundle) == ("a_metric:found", 4.0, 4.0)
+    with pytest.raises(InputError, match="a_metric:silent failed"):
+        pipeline.export(config(data=str(data), metric="a_metric:silent", trust_code=True), "host")
 
 
 def test_a_plan_writes_nothing(config: Make, folder: Path) -> None:

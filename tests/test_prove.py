@@ -28,8 +28,19 @@ from edgekit.bundle import (
     load_public_key,
     write_bundle,
 )
-from edgekit.errors import GateError, InputError, IntegrityError, MissingError
-from edgekit.prove import LATENCY_RUNS, Answer, device_key, prove, require_passed, write_proof
+from edgekit.bundle.signing import key_id
+from edgekit.errors import GateError, InconclusiveError, InputError, IntegrityError, MissingError
+from edgekit.prove import (
+    LATENCY_RUNS,
+    Answer,
+    device_key,
+    is_device,
+    machine_names,
+    prove,
+    read_proof,
+    require_passed,
+    write_proof,
+)
 from edgekit.spec import ModelSpec
 
 pytest.importorskip("onnxruntime")
@@ -38,6 +49,7 @@ PARITY = Question("parity-on-device", "parity", "same outputs", "another machine
 LATENCY = Question("latency-on-device", "latency", "median latency", "another machine", unit="ms")
 ENERGY = Question("energy", "energy", "energy an inference", "no meter there", unit="mJ")
 QUALITY = Question("quality", "quality", "AP50 on the device", "no data there")
+N100 = TargetNeed("intel-n100", RuntimeNeed("onnxruntime", "1"), "fp32", identity=("n100",))
 Make = Callable[..., Path]
 
 
@@ -100,7 +112,8 @@ def test_every_question_that_this_device_can_answer_is_answered_with_figures(mak
     assert (parity.status, parity.samples, parity.unit, parity.tolerance) == ("passed", 2, "relative", 1e-4)
     assert 0 <= (parity.value or 0.0) < 1e-6
     assert (latency.status, latency.unit, latency.samples) == ("measured", "ms", LATENCY_RUNS)
-    assert 0 < (latency.value or 0.0) < 1000
+    least, most = latency.spread or (0.0, 0.0)
+    assert 0 < least <= (latency.value or 0.0) <= most
     assert proof.failed == []
     require_passed(proof)
     with Bundle.open(path) as bundle:
@@ -115,6 +128,8 @@ def test_what_cannot_be_answered_stays_open_with_a_reason_and_never_passes(make:
         assert (answer.status, answer.value) == ("open", None)
         assert kind in str(answer.reason)
     assert proof.failed == []
+    with pytest.raises(InconclusiveError):
+        require_passed(proof)
 
 
 def test_without_self_tests_parity_is_not_proven_and_latency_stays_open(make: Make) -> None:
@@ -122,6 +137,97 @@ def test_without_self_tests_parity_is_not_proven_and_latency_stays_open(make: Ma
     assert answers["parity-on-device"].status == "failed"
     assert "no self-test" in str(answers["parity-on-device"].reason)
     assert answers["latency-on-device"].status == "open"
+
+
+@pytest.mark.parametrize(
+    ("identity", "names", "same"),
+    [
+        (("n100",), ("Intel(R) N100",), True),
+        (("orin nano",), ("NVIDIA Jetson Orin Nano Developer Kit Super", "nvidia,p3768"), True),
+        (("sm8250",), ("Some Phone", "vendor,phone", "qcom,SM8250"), True),
+        (("qcs6490", "qcm6490"), ("A Board", "qcom,qcm6490"), True),
+        (("orin nano",), ("NVIDIA Jetson AGX Orin",), False),
+        (("n100",), ("unknown",), False),
+        ((), ("anything",), True),
+    ],
+)
+def test_a_machine_is_the_device_where_its_own_names_hold_a_word_of_it(
+    identity: tuple[str, ...], names: tuple[str, ...], same: bool
+) -> None:
+    assert is_device(identity, names) is same
+
+
+def test_on_another_machine_questions_stay_open_and_only_the_self_tests_are_answered(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgekit.prove.machine_names", lambda: ("A Laptop", "some,chip"))
+    proof = prove(make(PARITY, LATENCY, target=N100))
+    answers = by_id(proof.answers)
+    assert [answer.status for answer in proof.answers] == ["passed", "passed", "open", "open"]
+    reason = "the question is about intel-n100, and this machine calls itself 'A Laptop'"
+    assert {answers[question.id].reason for question in (PARITY, LATENCY)} == {reason}
+    assert answers["latency-on-device"].value is answers["latency-on-device"].spread is None
+    with pytest.raises(InconclusiveError, match="2 question") as caught:
+        require_passed(proof)
+    assert caught.value.exit_code == 5
+    assert (caught.value.where, caught.value.why) == ("parity-on-device, latency-on-device", reason)
+
+
+def test_on_the_board_itself_they_are_answered(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgekit.prove.machine_names", lambda: ("Intel(R) N100",))
+    proof = prove(make(PARITY, LATENCY, target=N100), threads=1)
+    assert [answer.status for answer in proof.answers] == ["passed", "passed", "passed", "measured"]
+    assert (proof.device["model"], proof.device["threads"]) == ("Intel(R) N100", "1")
+    require_passed(proof)
+
+
+def test_a_self_test_that_fails_says_no_on_any_machine(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgekit.prove.machine_names", lambda: ("A Laptop",))
+    with pytest.raises(GateError, match="selftest-0"):
+        require_passed(prove(make(PARITY, target=N100, error=0.01)))
+
+
+def system_files(patch: pytest.MonkeyPatch, root: Path, files: dict[str, str]) -> None:
+    """Let `machine_names` find these files under /proc, and no others."""
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    patch.setattr("edgekit.prove.Path", lambda path: root / str(path).removeprefix("/proc/"))
+
+
+@pytest.mark.parametrize(
+    ("files", "names"),
+    [
+        (
+            {"device-tree/model": "A Board\0", "device-tree/compatible": "maker,board\0qcom,sm8250\0"},
+            ("A Board", "maker,board", "qcom,sm8250"),
+        ),
+        ({"cpuinfo": "processor\t: 0\nmodel name\t: Intel(R) N100\nmodel name\t: Intel(R) N100\n"}, ("Intel(R) N100",)),
+        ({"cpuinfo": "processor\t: 0\n"}, ("unknown",)),
+        ({}, ("unknown",)),
+    ],
+    ids=["board", "computer", "nameless", "not Linux"],
+)
+def test_a_machine_names_itself_by_its_device_tree_or_its_processor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], names: tuple[str, ...]
+) -> None:
+    system_files(monkeypatch, tmp_path / "proc", files)
+    assert machine_names() == names
+
+
+def test_a_device_tree_that_users_may_not_read_leaves_the_processor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system_files(monkeypatch, tmp_path / "proc", {"device-tree/model": "?", "cpuinfo": "model name : A Chip\n"})
+    read = Path.read_text
+
+    def guarded(path: Path, *arguments: Any, **options: Any) -> str:
+        if "device-tree" in path.parts:
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "read_text", guarded)
+    assert machine_names() == ("A Chip",)
 
 
 def test_a_device_that_computes_something_else_fails_with_the_tensor_and_the_gap(make: Make) -> None:
@@ -171,9 +277,11 @@ def test_the_answer_is_written_beside_the_bundle_and_signed_by_this_device(make:
     path = make(PARITY, LATENCY, ENERGY, name=name)
     proof = prove(path)
     written, signature = write_proof(proof, path)
-    assert (written.name, signature.name) == (f"{name}.proof.json", f"{name}.proof.sig")
+    public = load_public_key(home / "edgekit" / "device.pub")
+    stem = f"{name}.{key_id(public)}.proof"
+    assert (written.name, signature.name) == (f"{stem}.json", f"{stem}.sig")
     assert written.parent == path.parent
-    check_signature(load_public_key(home / "edgekit" / "device.pub"), written.read_bytes(), signature.read_bytes())
+    check_signature(public, written.read_bytes(), signature.read_bytes())
     document = json.loads(written.read_text())
     assert document["schema"] == "edgekit/proof/1"
     assert [answer["status"] for answer in document["answers"]] == ["passed"] * 3 + ["measured", "open"]
@@ -203,17 +311,58 @@ def test_the_devices_key_is_made_once_and_another_may_sign(make: Make, home: Pat
         check_signature(load_public_key(home / "edgekit" / "device.pub"), written.read_bytes(), signature.read_bytes())
 
 
-def test_a_second_answer_replaces_the_first(make: Make) -> None:
+def test_a_second_answer_of_this_device_replaces_its_first(make: Make) -> None:
     path = make(PARITY, LATENCY)
     first, _ = write_proof(prove(path), path)
     before = first.read_bytes()
-    second, _ = write_proof(prove(path), path)
+    second, signature = write_proof(prove(path), path)
     assert second == first
-    assert sorted(entry.name for entry in path.parent.iterdir() if "proof" in entry.name) == [
-        "b.edgekit.proof.json",
-        "b.edgekit.proof.sig",
-    ]
+    assert {entry for entry in path.parent.iterdir() if "proof" in entry.name} == {second, signature}
     assert json.loads(before)["manifest_sha256"] == json.loads(second.read_bytes())["manifest_sha256"]
+
+
+def test_each_device_has_its_own_answer_beside_the_bundle(make: Make, tmp_path: Path) -> None:
+    path = make(PARITY)
+    proof = prove(path)
+    other, _ = generate_keys(tmp_path / "other")
+    assert not set(write_proof(proof, path)) & set(write_proof(proof, path, other))
+    assert len([entry for entry in path.parent.iterdir() if "proof" in entry.name]) == 4
+
+
+def test_a_written_proof_is_read_back_as_it_was(make: Make, home: Path) -> None:
+    path = make(PARITY, LATENCY, ENERGY)
+    proof = prove(path)
+    written, _ = write_proof(proof, path)
+    with Bundle.open(path) as bundle:
+        assert read_proof(written, bundle, home / "edgekit" / "device.pub") == proof
+
+
+@pytest.mark.parametrize(
+    ("harm", "error", "said"),
+    [
+        ("forged", IntegrityError, "signature"),
+        ("another key", IntegrityError, "signature|key"),
+        ("another bundle", IntegrityError, "about another bundle"),
+        ("no signature", InputError, "cannot be read"),
+        ("no proof", InputError, "cannot be read"),
+    ],
+)
+def test_a_proof_that_does_not_hold_is_refused(
+    make: Make, home: Path, tmp_path: Path, harm: str, error: type[Exception], said: str
+) -> None:
+    path = make(PARITY)
+    written, signature = write_proof(prove(path), path)
+    public = home / "edgekit" / "device.pub"
+    if harm == "forged":
+        written.write_bytes(written.read_bytes().replace(b'"passed"', b'"failed"'))
+    elif harm == "another key":
+        _, public = generate_keys(tmp_path / "other")
+    elif harm == "another bundle":
+        path = make(PARITY, name="other.edgekit", version=5)
+    else:
+        (signature if harm == "no signature" else written).unlink()
+    with Bundle.open(path) as bundle, pytest.raises(error, match=said):
+        read_proof(written, bundle, public)
 
 
 def test_the_answer_names_neither_the_machine_nor_its_user(make: Make) -> None:
@@ -221,7 +370,7 @@ def test_the_answer_names_neither_the_machine_nor_its_user(make: Make) -> None:
     written, signature = write_proof(prove(path), path)
     text = written.read_text() + signature.read_text()
     document = json.loads(written.read_text())
-    assert set(document["device"]) == {"machine", "model", "system", "python", "runtime"}
+    assert set(document["device"]) == {"machine", "model", "threads", "system", "python", "runtime"}
     assert document["device"]["model"] != ""
     for secret in (socket.gethostname(), str(Path.home()), str(path.parent)):
         assert secret not in text
@@ -235,7 +384,9 @@ def test_a_configuration_folder_that_cannot_be_made_is_an_input_error(make: Make
         write_proof(prove(path), path)
 
 
-def test_a_bundle_that_was_exported_is_proven_in_openvino(tmp_path: Path, detector: Path) -> None:
+def test_a_bundle_that_was_exported_is_proven_in_openvino(
+    tmp_path: Path, detector: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for package in ("torch", "onnx", "openvino"):
         pytest.importorskip(package)
     from edgekit import pipeline
@@ -243,6 +394,7 @@ def test_a_bundle_that_was_exported_is_proven_in_openvino(tmp_path: Path, detect
 
     config = Config(model=ModelOptions(source=str(detector)))
     path = pipeline.export(config, "intel-n100", tmp_path / "intel.edgekit").path
+    monkeypatch.setattr("edgekit.prove.machine_names", lambda: ("Intel(R) N100",))
     answers = by_id(prove(path).answers)
     assert answers["parity-on-device"].status == "passed"
     assert answers["latency-on-device"].status == "measured"

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
-from edgekit import pipeline
+from edgekit import intake, pipeline
 from edgekit.bundle import Bundle
 from edgekit.config import Config
 from edgekit.errors import GateError
@@ -25,11 +25,14 @@ def asked(monkeypatch: pytest.MonkeyPatch, small_bundles: dict[str, Path]) -> li
     manifest = Bundle.open(small_bundles["zip"]).manifest
     result = pipeline.ExportResult(small_bundles["zip"], manifest, None, pipeline.Progress())  # type: ignore[arg-type]
 
-    def export(config: Config, target: str, output: Path | None = None, progress: Any = None) -> Any:
+    def export(config: Config, target: str, output: Path | None, progress: Any, given: Any) -> Any:
+        assert given is taken
         calls.append((config, target, output))
         return result
 
+    taken = object()
     monkeypatch.setattr(pipeline, "export", export)
+    monkeypatch.setattr(intake, "take_in", lambda config: taken)
     return calls
 
 
@@ -88,7 +91,9 @@ def test_trust_is_given_by_the_flag_alone(edgekit: Any, asked: list[Any], folder
     edgekit("export", "-t", "host")
     assert [call[0].model.trust_code for call in asked] == [True, False]
     (folder / "edgekit.toml").write_text("[model]\ntrust_code = true\n")
-    assert edgekit("export", "-t", "host", "--trust-code").code == 2
+    done = edgekit("export", "-t", "host", "--trust-code")
+    assert done.code == 2
+    assert "trust_code cannot be set in a file" in done.err
 
 
 def test_several_targets_go_into_a_folder(edgekit: Any, asked: list[Any], folder: Path) -> None:
@@ -98,6 +103,23 @@ def test_several_targets_go_into_a_folder(edgekit: Any, asked: list[Any], folder
         ("intel", Path("all/intel.edgekit")),
     ]
     assert list(folder.iterdir()) == [], "only a bundle that passed its gates makes the folder"
+
+
+def test_the_source_is_taken_in_once_for_all_targets(
+    edgekit: Any, asked: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = intake.take_in(Config())
+    configs: list[Config] = []
+    monkeypatch.setattr(intake, "take_in", lambda config: configs.append(config) or taken)
+    assert edgekit("export", "-t", "host", "-t", "intel", "-t", "orin-nano").code == 0
+    assert (len(configs), len(asked)) == (1, 3)
+
+
+def test_a_misspelt_target_is_told_before_anything_is_exported(edgekit: Any, asked: list[Any]) -> None:
+    done = edgekit("export", "-t", "host", "-t", "orin-nanno")
+    assert done.code == 2
+    assert "did you mean orin-nano" in done.err
+    assert asked == []
 
 
 def test_no_target_is_a_usage_error(edgekit: Any) -> None:
@@ -112,7 +134,7 @@ def test_json_is_one_document_with_figures(edgekit: Any, detector: Path, folder:
     (result,) = done.document
     assert (result["bundle"], result["version"], result["quality"]["status"]) == ("detector-host.edgekit", 1, "unknown")
     assert result["parity"][0]["passed"] is True
-    assert result["costs"][0]["step"] == "load the model"
+    assert result["costs"][0]["step"] == "export the graph"
     assert (folder / result["bundle"]).is_file()
 
 

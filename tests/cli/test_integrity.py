@@ -25,7 +25,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "verify --key": ("verify", "{bundle}", "--key", "{key}"),
     "run": ("run", "{bundle}", "{picture}"),
 }
-FILES = ("manifest.json", "manifest.sig", "model.onnx", "selftest/0/inputs-0.npy", "selftest/1/outputs-0.npy")
+FILES = ("manifest.json", "manifest.sig", "model.onnx", "selftest/0/inputs-0.npy", "selftest/0/outputs-0.npy")
 
 
 @pytest.fixture(params=["folder", "zip"])

@@ -97,11 +97,25 @@ def commands(detector: Path, spec_file: Path, cells_png: Path) -> list[list[str]
         pytest.importorskip(package)
     model = ("--model", str(detector), "--spec", str(spec_file))
     return [
-        ["export", *model, "-t", "snapdragon-865", "-t", "intel-n100", "-t", "orin-nano", "-o", "all", "--json"],
+        [
+            "export",
+            *model,
+            "-t",
+            "snapdragon-865",
+            "-t",
+            "intel-n100",
+            "-t",
+            "orin-nano",
+            "-t",
+            "host",
+            "-o",
+            "all",
+            "--json",
+        ],
         ["run", "all/snapdragon-865.edgekit", str(cells_png), "--json"],
         ["run", "all/intel-n100.edgekit", str(cells_png), "--json"],
         ["run", "all/orin-nano.edgekit", str(cells_png), "--runtime", "onnxruntime", "--json"],
-        ["prove", "all/intel-n100.edgekit", "--json"],
+        ["prove", "all/host.edgekit", "--json"],
         ["doctor", "--json"],
     ]
 

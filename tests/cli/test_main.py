@@ -129,6 +129,16 @@ def test_init_writes_once(edgekit: Any, folder: Path) -> None:
     assert (folder / "edgekit.toml").read_text() == before
 
 
+def test_init_lists_what_an_onnx_file_takes_and_gives(edgekit: Any, folder: Path, detector: Path) -> None:
+    pytest.importorskip("torch")
+    assert edgekit("init", "--source", "missing.onnx").code == 2
+    assert list(folder.iterdir()) == []
+    assert edgekit("init", "--source", detector).code == 0
+    text = (folder / "edgekit.toml").read_text()
+    assert "#   input  image float32 (batch, 3, 32, 32)\n" in text
+    assert "#   output head float32 (batch, 7, 4, 4)\n" in text
+
+
 def test_targets_are_listed_with_their_aliases_and_shown_with_sources(edgekit: Any) -> None:
     listed = edgekit("targets").out
     for name in ("orin-nano", "orin-nano-jp72", "snapdragon-865", "snapdragon-cpu", "qcs6490", "intel-n100", "host"):
@@ -175,35 +185,81 @@ def test_doctor_names_each_gap_with_the_command_that_fixes_it(edgekit: Any, monk
     assert "pip install 'edgekit[openvino]'" in table.out
 
 
-def test_prove_prints_answers_and_writes_them_beside_the_bundle(
-    edgekit: Any, detector: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def proven(edgekit: Any, detector: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A bundle for a board that this machine then takes itself for, and a configuration folder of its own."""
     pytest.importorskip("torch")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(folder / "config"))
-    edgekit("export", "-t", "snapdragon-865", "--model", detector, "-o", "b.edgekit")
-    done = edgekit("prove", "b.edgekit")
+    monkeypatch.setattr("edgekit.prove.machine_names", lambda: ("A Board", "qcom,sm8250"))
+    assert edgekit("export", "-t", "snapdragon-865", "--model", detector, "-o", "b.edgekit").code == 0
+    return Path("b.edgekit")
+
+
+def proof_beside(bundle: Path) -> Path:
+    (found,) = bundle.parent.glob(f"{bundle.name}.*.proof.json")
+    return found
+
+
+def test_prove_prints_answers_and_writes_them_beside_the_bundle(edgekit: Any, proven: Path) -> None:
+    done = edgekit("prove", proven)
     assert done.code == 0
     assert "parity-on-device   parity   passed" in done.out and "measured" in done.out
-    assert (folder / "b.edgekit.proof.json").is_file()
-    assert edgekit("prove", "b.edgekit", "--json").document["schema"] == "edgekit/proof/1"
+    written = proof_beside(proven)
+    assert f"wrote {written.absolute()}" in done.err
+    assert edgekit("prove", proven, "--json").document == json.loads(written.read_text())
+
+
+def test_a_proof_on_another_machine_is_exit_5_and_leaves_the_questions_open(
+    edgekit: Any, proven: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgekit.prove.machine_names", lambda: ("A Laptop",))
+    done = edgekit("prove", proven, "--json")
+    assert done.code == 5
+    assert [answer["status"] for answer in done.document["answers"]] == ["passed", "open", "open"]
+    assert "this machine calls itself 'A Laptop'" in done.err
+    assert edgekit("prove", proven).code == 5
+    key = Path("config/edgekit/device.pub")
+    assert edgekit("verify", proven, "--proof", proof_beside(proven), "--device-key", key).code == 5
 
 
 def test_a_failed_proof_is_exit_3_with_one_document_and_the_answers_in_it(
-    edgekit: Any, detector: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    edgekit: Any, proven: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("torch")
     from edgekit.runtimes.onnxruntime import OnnxRuntimeEngine
 
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(folder / "config"))
-    edgekit("export", "-t", "snapdragon-865", "--model", detector, "-o", "b.edgekit")
     run = OnnxRuntimeEngine.run
     monkeypatch.setattr(
         OnnxRuntimeEngine, "run", lambda self, feeds: {name: out + 1 for name, out in run(self, feeds).items()}
     )
-    done = edgekit("prove", "b.edgekit", "--json")
+    done = edgekit("prove", proven, "--json")
     assert done.code == 3
     assert {answer["status"] for answer in done.document["answers"]} == {"failed", "measured"}
     assert "does not compute here what its parent did" in done.err
-    written = json.loads((folder / "b.edgekit.proof.json").read_text())
-    assert written == done.document
-    assert edgekit("prove", "b.edgekit").code == 3
+    assert json.loads(proof_beside(proven).read_text()) == done.document
+    assert edgekit("prove", proven).code == 3
+    key = Path("config/edgekit/device.pub")
+    assert edgekit("verify", proven, "--proof", proof_beside(proven), "--device-key", key).code == 3
+
+
+def test_verify_checks_a_proof_against_the_bundle_and_the_devices_key(
+    edgekit: Any, proven: Path, detector: Path
+) -> None:
+    edgekit("prove", proven)
+    edgekit("keygen", "other")
+    edgekit("export", "-t", "snapdragon-865", "--model", detector, "--name", "c", "-o", "c.edgekit")
+    proof, key = proof_beside(proven), "config/edgekit/device.pub"
+    done = edgekit("verify", proven, "--proof", proof, "--device-key", key)
+    assert done.code == 0
+    assert done.out.endswith("; proof: 3 answers by A Board, none says no\n")
+    as_json = edgekit("verify", proven, "--proof", proof, "--device-key", key, "--json")
+    assert as_json.document["proof"] == "3 answers by A Board, none says no"
+    assert edgekit("verify", proven, "--proof", proof, "--device-key", "other.pub").code == 3
+    done = edgekit("verify", "c.edgekit", "--proof", proof, "--device-key", key)
+    assert done.code == 3
+    assert "the proof is about another bundle" in done.err
+    proof.write_bytes(proof.read_bytes().replace(b'"measured"', b'"passed"'))
+    assert edgekit("verify", proven, "--proof", proof, "--device-key", key).code == 3
+    for half in (("--proof", proof), ("--device-key", key)):
+        done = edgekit("verify", proven, *half)
+        assert done.code == 2
+        assert "--proof and --device-key belong together" in done.err

@@ -227,12 +227,29 @@ def test_validation_without_truth_metric_or_anything_to_score_is_a_usage_error(
         assert said in done.err, arguments
 
 
-def test_a_table_shows_a_class_a_column(edgekit: Any, small_bundles: dict[str, Path], cells: Any, folder: Path) -> None:
+@pytest.fixture
+def labelled(cells: Any, folder: Path) -> Path:
+    """The picture of cells with its labels, in YOLO's layout."""
     for kind in ("images", "labels"):
         (folder / "data" / kind).mkdir(parents=True)
     image.fromarray(cells).save(folder / "data/images/a.png")
     (folder / "data/labels/a.txt").write_text("1 0.875 0.125 0.25 0.25\n0 0.375 0.625 0.25 0.25\n")
-    done = edgekit("validate", small_bundles["folder"], "--data", "data")
+    return Path("data")
+
+
+def test_a_table_shows_a_class_a_column(edgekit: Any, small_bundles: dict[str, Path], labelled: Path) -> None:
+    done = edgekit("validate", small_bundles["folder"], "--data", labelled)
     header, row = done.out.splitlines()
     assert header.split()[-5:] == ["metric", "value", "blue", "red", "samples"]
     assert row.split()[-5:] == ["ap50", "100.00", "100.00", "100.00", "1"]
+
+
+def test_a_strangers_source_is_scored_with_a_spec_of_its_own(
+    edgekit: Any, detector: Path, spec_file: Path, labelled: Path
+) -> None:
+    pytest.importorskip("onnx")
+    done = edgekit("validate", "--source", detector, "--spec", spec_file, "--data", labelled, "--json")
+    assert done.code == 0, done.sentence
+    (score,) = done.document
+    assert (score["metric"], score["value"], score["samples"]) == ("ap50", pytest.approx(100.0), 1)
+    assert edgekit("validate", "--source", detector, "--data", labelled).code == 2

@@ -58,6 +58,16 @@ def test_every_mode_becomes_rgb(mode):
     assert image.dtype == np.uint8
 
 
+def test_sixteen_bits_are_scaled_to_eight_and_not_clipped():
+    buffer = io.BytesIO()
+    deep = np.array([[0, 255, 256], [0x1234, 0x8000, 0xFFFF]], np.uint16)
+    pytest.importorskip("PIL.Image").fromarray(deep).save(buffer, "PNG")
+    image = read_image(buffer.getvalue())
+    assert image.dtype == np.uint8
+    for channel in range(3):
+        assert image[..., channel].tolist() == [[0, 0, 1], [0x12, 0x80, 0xFF]]
+
+
 def test_a_missing_file_is_an_input_error(tmp_path):
     pytest.importorskip("PIL")
     with pytest.raises(InputError, match="cannot read the picture"):

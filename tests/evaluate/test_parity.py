@@ -25,7 +25,13 @@ def test_deviation_is_relative_to_the_largest_value_of_the_reference():
 
 
 def test_tensors_near_zero_are_not_blown_up():
-    assert gap(np.zeros(3, np.float32), np.full(3, 1e-9, np.float32)).relative == pytest.approx(1e-3, rel=1e-5)
+    assert gap(np.zeros(3, np.float32), np.full(3, 1e-9, np.float32)).relative == pytest.approx(1e-7, rel=1e-5)
+
+
+@pytest.mark.parametrize(("size", "judged_as"), [(1e-6, 0.01), (0.009, 0.01), (0.02, 0.02)])
+def test_a_tensor_below_a_hundredth_is_judged_as_if_it_were_that_large(size, judged_as):
+    reference = np.array([size, 0], np.float64)
+    assert gap(reference, reference + np.array([0, 1e-6])).relative == pytest.approx(1e-6 / judged_as)
 
 
 @pytest.mark.parametrize(

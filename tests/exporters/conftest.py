@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,15 +37,13 @@ def femtodet_for(shipped: tuple[nn.Module, ModelSpec], shipped_graph: Graph) -> 
 def small_for() -> Request:
     """`small_for(target, nodes, weights, shape)`: the nodes lead from `x` to `y`."""
 
-    def request(
-        target: str, nodes: list[Any], weights: Any = None, shape: Any = (1, 4), **changes: Any
-    ) -> LoweringRequest:
+    def request(target: str, nodes: list[Any], weights: Any = None, shape: Any = (1, 4)) -> LoweringRequest:
         tensors = [helper.make_tensor_value_info(name, 1, list(shape)) for name in ("x", "y")]
         stored = [numpy_helper.from_array(np.asarray(array), name) for name, array in (weights or {}).items()]
         graph = helper.make_graph(nodes, "small", tensors[:1], tensors[1:], stored)
         model: ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
         found = canonicalize(Graph(model, {}, ("test",)), 20, 10)
         spec = ModelSpec("small", "tensor", tensor_specs(list(graph.input)), tensor_specs(list(graph.output)))
-        return replace(LoweringRequest(found, spec, profiles.get(target)), **changes)
+        return LoweringRequest(found, spec, profiles.get(target))
 
     return request

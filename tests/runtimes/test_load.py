@@ -217,6 +217,20 @@ def test_what_the_runtime_refuses_while_it_runs_is_an_input_error(
     assert capfd.readouterr() == ("", "")
 
 
+def test_openvino_computes_in_f32_unless_the_bundle_asks_for_something_else(make: Make, detector: Path) -> None:
+    ov = pytest.importorskip("openvino")
+
+    def precision(session: Any) -> Any:
+        with session:
+            return session._engine._request.get_compiled_model().get_property("INFERENCE_PRECISION_HINT")
+
+    assert precision(load(make(runtime="openvino", settings={}))) == ov.Type.f32
+    assert precision(load(make("ort", runtime="onnxruntime"), runtime="openvino")) == ov.Type.f32
+    if "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        asked = make("bf16", runtime="openvino", settings={"INFERENCE_PRECISION_HINT": "bf16"})
+        assert precision(load(asked)) == ov.Type.bf16
+
+
 def test_openvino_takes_its_settings_seriously(make: Make) -> None:
     pytest.importorskip("openvino")
     with pytest.raises(InputError, match="OpenVINO cannot load the model") as caught:

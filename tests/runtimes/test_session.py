@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import edgekit
-from edgekit.errors import InputError, UsageError
+from edgekit.errors import EdgekitError, InputError, UsageError
 from edgekit.processing.detect import Detections
 from edgekit.runtimes.session import Prediction, Session, load
 from edgekit.spec import ClassificationPostprocess, ModelSpec, TensorSpec
@@ -245,9 +245,10 @@ def test_a_session_is_closed_when_its_block_fails(ort: Session) -> None:
         ort.run({"image": GOOD})
 
 
-def test_the_package_offers_load_and_session_lazily() -> None:
+def test_the_package_offers_load_session_and_its_error_lazily() -> None:
     assert edgekit.load is load
     assert edgekit.Session is Session
-    assert {"load", "Session", "export"} <= set(dir(edgekit))
+    assert edgekit.EdgekitError is EdgekitError
+    assert {"EdgekitError", "load", "Session", "export"} <= set(dir(edgekit))
     with pytest.raises(AttributeError, match="no attribute 'unload'"):
         edgekit.unload  # noqa: B018
