@@ -119,10 +119,12 @@ def command(
         plans = [pipeline.plan(options, each) for each in targets]
         emit_then(plans, json, _print_plans, lambda: _require_supported(plans))
         return
-    results = []
-    intake = take_in(options)
+    results: list[ExportResult] = []
+    loading = Progress(_announcer("model", quiet=json))
+    with loading.step("load the model"):
+        intake = take_in(options)
     for each in targets:
-        progress = Progress(_announcer(each, quiet=json))
+        progress = Progress(_announcer(each, quiet=json), [] if results else loading.costs)
         place = _place(options.export.output, each, len(targets))
         results.append(pipeline.export(options, each, place, progress, intake))
         if not json:

@@ -134,7 +134,7 @@ def test_json_is_one_document_with_figures(edgekit: Any, detector: Path, folder:
     (result,) = done.document
     assert (result["bundle"], result["version"], result["quality"]["status"]) == ("detector-host.edgekit", 1, "unknown")
     assert result["parity"][0]["passed"] is True
-    assert result["costs"][0]["step"] == "export the graph"
+    assert result["costs"][0]["step"] == "load the model"
     assert (folder / result["bundle"]).is_file()
 
 

@@ -23,6 +23,11 @@ class Pair:
         """Median of A over median of B."""
         return self.a_median / self.b_median
 
+    @property
+    def ratio_of_minima(self) -> float:
+        """Fastest A over fastest B: what the work itself costs, with the least of what other tenants add to memory."""
+        return self.a_min / self.b_min
+
 
 def interleave(a: Callable[[], object], b: Callable[[], object], rounds: int, warmup: int = 10) -> Pair:
     """Time `a` and `b` alternately, each `rounds` times; the one that goes first alternates as well."""
