@@ -33,6 +33,7 @@ test-all: lint
 	$(PYTEST)
 
 bench: $(VENV)/.installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt opencv-python-headless
 	@$(BIN)/python tools/bench/run.py
 
 lint: $(VENV)/.installed
