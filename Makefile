@@ -34,7 +34,7 @@ test-all: lint
 
 bench: $(VENV)/.installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt opencv-python-headless
-	@$(BIN)/python tools/bench/run.py
+	@PYTHONPATH=tools/bench $(BIN)/python tools/bench/run.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check --quiet $(CHECKED)
