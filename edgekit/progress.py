@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -31,5 +32,12 @@ class Progress:
         self.announce(name)
         start = time.perf_counter()
         yield
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux reports KiB
-        self.costs.append(StepCost(name, time.perf_counter() - start, peak))
+        self.costs.append(StepCost(name, time.perf_counter() - start, peak_rss_mib()))
+
+
+def peak_rss_mib() -> float:
+    """This process's peak resident memory: VmHWM, since `ru_maxrss` begins with the peak of whoever started it."""
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    line = next((line for line in status.splitlines() if line.startswith("VmHWM:")), None)
+    kib = int(line.split()[1]) if line else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kib / 1024
