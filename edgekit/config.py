@@ -46,10 +46,15 @@ class RecipeOptions:
 
 @dataclass(frozen=True)
 class CalibrationOptions:
-    """Real inputs on which bundle and parent are compared; by default the first of `model.data`."""
+    """Real inputs that int8 takes its ranges from; parity is checked on the first of them, or of `model.data`.
+
+    Without `calibration_data`, they are the split `calibration_split` of `model.data`: by default `train`, if it is
+    there and is not the held-out one. A `.txt` file calibrates a model of tokens.
+    """
 
     calibration_data: str | None = None
-    calibration_samples: int = 4
+    calibration_split: str | None = None
+    calibration_samples: int = 128
 
     def __post_init__(self) -> None:
         if self.calibration_samples < 1:
@@ -57,16 +62,42 @@ class CalibrationOptions:
 
 
 @dataclass(frozen=True)
+class QuantizationOptions:
+    """How int8 is made; see `edgekit.compress.ptq.PtqOptions`.
+
+    Attributes:
+        activations: `dynamic` takes ranges at run time, in matrix products, on ONNX Runtime.
+        min_coverage: the least share of multiply-accumulates that the runtime must compute in int8, 0 to 1.
+        search: return the worst layers to float where the quality gate says no.
+    """
+
+    observer: str = "mse"
+    activations: Literal["static", "dynamic"] = "static"
+    equalize: bool = True
+    bias_correction: bool = True
+    keep_float: tuple[str, ...] = ()
+    min_coverage: float = 0.7
+    search: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_coverage <= 1:
+            raise ValueError(f"min_coverage is a share from 0 to 1, not {self.min_coverage}")
+
+
+@dataclass(frozen=True)
 class QualityOptions:
-    """The bar: relative deviation per tensor, and points of the metric that may be lost."""
+    """The bar: relative deviation per tensor, on how many inputs, and points of the metric that may be lost."""
 
     tolerance: float | None = None
+    parity_samples: int = 4
     max_drop: float = 0.5
     quality_samples: int | None = None
 
     def __post_init__(self) -> None:
         if self.tolerance is not None and self.tolerance < 0:
             raise ValueError(f"tolerance is not negative, but {self.tolerance} is")
+        if self.parity_samples < 1:
+            raise ValueError(f"parity_samples is at least 1, not {self.parity_samples}")
         if self.quality_samples is not None and self.quality_samples < 1:
             raise ValueError(f"quality_samples is at least 1, not {self.quality_samples}")
 
@@ -77,7 +108,8 @@ class ExportOptions:
 
     target: str | tuple[str, ...] = ()
     input: Literal["as-is", "uint8-nhwc"] = "as-is"
-    precision: Literal["auto", "fp32", "fp16"] = "auto"
+    precision: Literal["auto", "fp32", "fp16", "bf16", "int8", "w8a16"] = "auto"
+    allow_slower: bool = False
     output: str | None = None
     sign_key: str | None = None
 
@@ -94,6 +126,7 @@ class Config:
     model: ModelOptions = ModelOptions()
     recipe: RecipeOptions = RecipeOptions()
     calibration: CalibrationOptions = CalibrationOptions()
+    quantization: QuantizationOptions = QuantizationOptions()
     quality: QualityOptions = QualityOptions()
     export: ExportOptions = ExportOptions()
 
@@ -102,6 +135,7 @@ SECTIONS = {
     "model": ModelOptions,
     "recipe": RecipeOptions,
     "calibration": CalibrationOptions,
+    "quantization": QuantizationOptions,
     "quality": QualityOptions,
     "export": ExportOptions,
 }

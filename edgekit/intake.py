@@ -22,6 +22,9 @@ from edgekit.spec import ImagePreprocess, ModelSpec, TensorSpec
 from edgekit.structure import decode
 from edgekit.usercode import call, resolve
 
+TRAIN = "train"
+"""The split that calibration takes where nothing else is said."""
+
 
 @dataclass(frozen=True)
 class Intake:
@@ -30,6 +33,7 @@ class Intake:
     Attributes:
         metric: a callable of the user's, or None for the spec's built-in one.
         calibration: real inputs for the parity gate.
+        ranges: what int8 takes its ranges from, a data set or a text file; never the held-out samples.
         picture: a drawn one that a shipped model brings for want of them, uint8 RGB (h, w, 3).
     """
 
@@ -39,6 +43,7 @@ class Intake:
     metric: Callable[..., float] | None
     picture: npt.NDArray[np.uint8] | None = None
     licences: tuple[str, ...] = ()
+    ranges: Dataset | Path | None = None
 
     @property
     def spec(self) -> ModelSpec:
@@ -64,16 +69,42 @@ def take_in(config: Config) -> Intake:
             why="no data is given" if data is None else f"{data.name} has no labels",
             fix="give labelled data, or leave the metric away: parity is checked all the same",
         )
-    calibration = config.calibration.calibration_data
+    ranges = _ranges(config, spec, data)
     shipped = CATALOG.get(options.source)
     return Intake(
         parent,
         data,
-        open_dataset(calibration, spec) if calibration else data,
+        ranges if isinstance(ranges, Dataset) and config.calibration.calibration_data else data,
         _metric(options),
         shipped.picture() if shipped else None,
         shipped.licences if shipped else (),
+        ranges,
     )
+
+
+def _ranges(config: Config, spec: ModelSpec, data: Dataset | None) -> Dataset | Path | None:
+    """The calibration data: a file or folder of its own, or another split of the held-out data's set."""
+    options, split = config.calibration, config.calibration.calibration_split
+    if options.calibration_data is not None:
+        path = Path(options.calibration_data)
+        return path if path.suffix == ".txt" else open_dataset(path, spec, split)
+    if data is None or data.split is None:
+        return None
+    if split == data.split:
+        raise UsageError(
+            f"the split {split!r} is held out",
+            where="[calibration] calibration_split",
+            why="ranges that were fitted to it would flatter its score",
+            fix="calibrate on another split",
+        )
+    if split is None and data.split == TRAIN:
+        return None
+    try:
+        return open_dataset(data.root, spec, split or TRAIN)
+    except InputError:
+        if split is not None:
+            raise
+        return None  # a set without a train split
 
 
 def complete_spec(spec: ModelSpec, options: ModelOptions) -> ModelSpec:

@@ -2,43 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-
-import numpy as np
 
 from edgekit import profiles, tooling
 from edgekit.bundle import (
     Bundle,
     HistoryStep,
     Manifest,
-    Parity,
-    Quality,
     RuntimeNeed,
     SelfTest,
     TargetNeed,
+    Variant,
     encode_array,
     load_private_key,
     write_bundle,
 )
 from edgekit.bundle.atomic import unwritable_is_typed
+from edgekit.choose import Chosen, choose
 from edgekit.compress import Applied, Recipe
 from edgekit.config import Config
 from edgekit.errors import EdgekitError, UsageError
-from edgekit.exporters import Exported, LoweringRequest, Plan, exporter_for
-from edgekit.gates import TOLERANCES, half_range_gate, locator, open_questions, parity_gate, quality_gate
+from edgekit.exporters import LoweringRequest, Plan, exporter_for
+from edgekit.gates import open_questions
 from edgekit.graph.graph import Graph
 from edgekit.graph.image_input import with_uint8_nhwc_input
 from edgekit.intake import Intake, take_in
 from edgekit.parents import Parent
 from edgekit.profiles import DeviceProfile
 from edgekit.progress import Progress
-from edgekit.runtimes.backend import EngineRequest
-from edgekit.runtimes.session import backend_named
-from edgekit.samples import Sample, collect
 from edgekit.spec import ModelSpec
+
+QUANT = "quant.json"
 
 
 @dataclass(frozen=True)
@@ -92,19 +88,16 @@ def export(
     version = next_version(path, intake.spec.name)
     with progress.step("export the graph"):
         request, history = _lower(intake, config, profile)
-    with progress.step(f"lower to {profile.runtime}"):
-        exporter = exporter_for(profile)
-        plan = exporter.plan(request)
-        exported = exporter.export(request, plan)
-    with progress.step("check against the parent"):
-        checked = _check(intake, request, exported, config)
-    manifest = _manifest(intake, request, exported, history, checked, version)
-    files = {artifact.path: (artifact.role, artifact.data) for artifact in exported.files} | checked.vectors
+    chosen = choose(intake, config, request, progress)
+    vectors = self_tests(intake, chosen)
+    manifest = _manifest(intake, chosen, history, vectors.tests, version)
+    files = {artifact.path: (artifact.role, artifact.data) for artifact in chosen.main.exported.files}
+    files |= _extra_files(chosen) | vectors.files
     with progress.step("write the bundle"):
         with unwritable_is_typed(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         with write_bundle(path, manifest, files, private_key=key, overwrite=version > 1) as bundle:
-            return ExportResult(path, bundle.manifest, plan, progress)
+            return ExportResult(path, bundle.manifest, chosen.main.plan, progress)
 
 
 def next_version(path: Path, name: str) -> int:
@@ -126,17 +119,6 @@ def next_version(path: Path, name: str) -> int:
     return there.version + 1
 
 
-@dataclass(frozen=True)
-class _Checked:
-    """What the gates found: records for the manifest, and self-test vectors with their files."""
-
-    parity: tuple[Parity, ...]
-    quality: Quality
-    selftest: tuple[SelfTest, ...]
-    vectors: dict[str, tuple[str, bytes]]
-    tolerance: float
-
-
 def _lower(intake: Intake, config: Config, profile: DeviceProfile) -> tuple[LoweringRequest, tuple[Applied, ...]]:
     """The canonical graph in the form that the target is asked to take."""
     recipe = Recipe.parse(config.recipe.steps) if config.recipe.steps is not None else None
@@ -155,71 +137,71 @@ def _graph_of(
     return parent.to_graph(spec, recipe, opset, ir_version)
 
 
-def _check(intake: Intake, request: LoweringRequest, exported: Exported, config: Config) -> _Checked:
-    """Run the bundle's own bytes in its runtime, or the rehearsal's, through the gates."""
-    backend = backend_named(exported.rehearsal or request.profile.runtime)
-    asked = config.quality.tolerance
-    tolerance = TOLERANCES[exported.precision] if asked is None else asked
-    count = config.calibration.calibration_samples
-    samples = collect(intake.spec, request.spec, intake.calibration, count, intake.picture)
-    engine = backend.open(_engine_request(exported, request.spec))
-    try:
-        where = f"{backend.name} {backend.version()} on this machine"
-        if exported.rehearsal:
-            where += f", rehearsing {request.profile.runtime}: fp16 is in the weights, arithmetic may be fp32"
-        locate = locator(intake.parent, request.graph, exported, backend, tolerance)
-        if exported.rehearsal and exported.precision == "fp16":
-            half_range_gate(request.graph, exported, samples)
-        parity = parity_gate(intake.parent, engine.run, samples, tolerance, where, locate)
-        quality = quality_gate(
-            intake.parent,
-            request.spec,
-            engine.run,
-            intake.data,
-            intake.metric,
-            config.quality.max_drop,
-            config.quality.quality_samples,
-        )
-    finally:
-        engine.close()
-    selftest, vectors = self_tests(samples, intake.parent.run, tolerance)
-    return _Checked(parity, quality, selftest, vectors, tolerance)
+@dataclass(frozen=True)
+class Vectors:
+    """Self-tests and their files, path to role and bytes."""
+
+    tests: tuple[SelfTest, ...]
+    files: dict[str, tuple[str, bytes]]
 
 
-def _engine_request(exported: Exported, spec: ModelSpec) -> EngineRequest:
-    by_role = {artifact.role: artifact.data for artifact in exported.files}
-    settings = {} if exported.rehearsal else exported.settings
-    outputs = tuple(tensor.name for tensor in spec.outputs)
-    return EngineRequest(by_role["model"], by_role.get("weights"), settings, outputs=outputs)
-
-
-def self_tests(
-    samples: list[Sample], reference: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]], tolerance: float
-) -> tuple[tuple[SelfTest, ...], dict[str, tuple[str, bytes]]]:
-    """One vector of each kind of sample: the bundle's inputs, and the outputs that the parent gave."""
+def self_tests(intake: Intake, chosen: Chosen) -> Vectors:
+    """One vector of each kind of sample that every precision in the bundle was held to, with the parent's outputs."""
+    held = [{sample.origin for sample in one.samples} for one in (chosen.main, *chosen.variants)]
+    common = set.intersection(*held)
     tests: list[SelfTest] = []
     files: dict[str, tuple[str, bytes]] = {}
-    for index, sample in enumerate({sample.origin: sample for sample in reversed(samples)}.values()):
-        tensors = {"inputs": sample.bundle, "outputs": reference(sample.parent)}
+    samples = {sample.origin: sample for sample in reversed(chosen.main.samples) if sample.origin in common}
+    for index, sample in enumerate(samples.values()):
+        tensors = {"inputs": sample.bundle, "outputs": intake.parent.run(sample.parent)}
         paths: dict[str, dict[str, str]] = {}
         for kind, arrays in tensors.items():
             paths[kind] = {name: f"selftest/{index}/{kind}-{i}.npy" for i, name in enumerate(arrays)}
             files |= {paths[kind][name]: ("selftest", encode_array(array)) for name, array in arrays.items()}
-        tests.append(SelfTest(paths["inputs"], paths["outputs"], tolerance, sample.origin))
-    return tuple(tests), files
+        tests.append(SelfTest(paths["inputs"], paths["outputs"], chosen.main.tolerance, sample.origin))
+    return Vectors(tuple(tests), files)
+
+
+def _variant_path(precision: str, path: str) -> str:
+    return f"variants/{precision}/{path}"
+
+
+def _extra_files(chosen: Chosen) -> dict[str, tuple[str, bytes]]:
+    """The files of the variants, and what calibration learned."""
+    files: dict[str, tuple[str, bytes]] = {}
+    for one in chosen.variants:
+        for artifact in one.exported.files:
+            files[_variant_path(one.precision, artifact.path)] = ("variant", artifact.data)
+    for one in (chosen.main, *chosen.variants):
+        if one.request.quant is not None:
+            files[QUANT] = ("quantspec", one.request.quant.to_json())
+    return files
+
+
+def _variants(chosen: Chosen) -> tuple[Variant, ...]:
+    return tuple(
+        Variant(
+            one.precision,
+            {artifact.role: _variant_path(one.precision, artifact.path) for artifact in one.exported.files},
+            dict(one.exported.settings),
+            one.tolerance,
+            one.verdict.quality,
+            one.coverage,
+        )
+        for one in chosen.variants
+    )
 
 
 def _manifest(
-    intake: Intake,
-    request: LoweringRequest,
-    exported: Exported,
-    history: tuple[Applied, ...],
-    checked: _Checked,
-    version: int,
+    intake: Intake, chosen: Chosen, history: tuple[Applied, ...], tests: tuple[SelfTest, ...], version: int
 ) -> Manifest:
+    main = chosen.main
+    request, exported = main.request, main.exported
     profile, graph = request.profile, exported.graph
     steps = [HistoryStep(step.step, step.config, step.result) for step in history]
     steps += [HistoryStep("graph", {"opset": profile.opset, "ir": profile.ir}, {"passes": list(graph.passes)})]
+    steps += [step for one in (main, *chosen.variants) for step in one.steps]
+    layers = next((one.layers for one in (main, *chosen.variants) if one.layers), ())
     return Manifest(
         name=intake.spec.name,
         version=version,
@@ -235,11 +217,14 @@ def _manifest(
         files=(),
         source=intake.parent.source,
         history=tuple(steps),
-        parity=checked.parity,
-        quality=checked.quality,
-        questions=open_questions(profile, exported, checked.tolerance),
-        selftest=checked.selftest,
+        parity=main.parity,
+        quality=main.verdict.quality,
+        questions=open_questions(profile, exported, main.tolerance, [one.precision for one in chosen.variants]),
+        selftest=tests,
         tools=tooling.versions(),
         origins={node.name: graph.origins[node.name] for node in graph.model.graph.node if node.name in graph.origins},
         licences=intake.licences,
+        choice=chosen.choice,
+        variants=_variants(chosen),
+        layers=layers,
     )

@@ -11,7 +11,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -22,6 +22,7 @@ from edgekit.bundle import (
     Bundle,
     Question,
     SelfTest,
+    Variant,
     check_signature,
     generate_keys,
     load_private_key,
@@ -33,7 +34,10 @@ from edgekit.bundle.signing import key_id
 from edgekit.bundle.strictjson import parse_json
 from edgekit.errors import GateError, InconclusiveError, InputError, IntegrityError
 from edgekit.evaluate.parity import compare
-from edgekit.runtimes.session import Session, open_session
+from edgekit.machine import is_device, machine_names
+from edgekit.machine import system as operating_system
+from edgekit.race import Entrant, RaceResult, race, reference_first
+from edgekit.runtimes.session import Session, engine_request, open_session
 from edgekit.structure import decode, encode
 
 SCHEMA = "edgekit/proof/1"
@@ -47,9 +51,10 @@ class Answer:
 
     Attributes:
         status: `passed`, `failed`, `measured` (a figure without a bar), or `open`.
-        value, unit, samples: the figure, for latency the median; `spread` is the smallest and largest.
+        value, unit, samples: the figure, for latency the median and for a race the speedup over float; `spread` is the
+            smallest and largest, for a race the ends of a 95 % interval.
         tolerance: the bar, where there is one.
-        reason: why it failed or stays open.
+        reason: why it failed or stays open; for a race, what was faster.
     """
 
     id: str
@@ -105,9 +110,22 @@ def prove(path: Path, *, key: Path | None = None, threads: int | None = None) ->
                 if stranger
                 else _answer(bundle, session, question, tests)
                 for question in manifest.questions
+                if question.kind != "race"
             )
             device = _device(session, names[0], threads)
-        return Proof(SCHEMA, manifest.name, manifest.version, bundle.digest, bundle.signed, device, (*tests, *answers))
+        replayed = {variant.precision: _replay_variant(bundle, variant, threads) for variant in manifest.variants}
+        others = tuple(answer for answers_of in replayed.values() for answer in answers_of)
+        sound = [name for name, found in replayed.items() if all(each.status != "failed" for each in found)]
+        sound += [manifest.target.precision] if all(test.status != "failed" for test in tests) else []
+        races = tuple(
+            _unanswerable(question, manifest.target.name, names[0])
+            if stranger
+            else _race(bundle, question, threads, sound)
+            for question in manifest.questions
+            if question.kind == "race"
+        )
+        every = (*tests, *others, *answers, *races)
+        return Proof(SCHEMA, manifest.name, manifest.version, bundle.digest, bundle.signed, device, every)
 
 
 def write_proof(proof: Proof, bundle: Path, private_key: Path | None = None) -> tuple[Path, Path]:
@@ -190,6 +208,52 @@ def device_key() -> Path:
     return path
 
 
+def _replay_variant(bundle: Bundle, variant: Variant, threads: int | None) -> tuple[Answer, ...]:
+    """The self-tests in the variant's precision, with its tolerance; one that cannot be loaded here fails them."""
+    tests = [replace(test, tolerance=variant.tolerance) for test in bundle.manifest.selftest]
+    try:
+        with open_session(bundle, threads=threads, precision=variant.precision) as session:
+            found = [_replay(bundle, session, index, test) for index, test in enumerate(tests)]
+    except InputError as error:
+        found = [
+            Answer(
+                f"selftest-{index}", "parity", "failed", tolerance=test.tolerance, reason=f"{error.what}: {error.why}"
+            )
+            for index, test in enumerate(tests)
+        ]
+    return tuple(replace(answer, id=f"{answer.id}-{variant.precision}") for answer in found)
+
+
+def _race(bundle: Bundle, question: Question, threads: int | None, sound: Collection[str]) -> Answer:
+    """Run the bundle's precisions against one another; those that failed a self-test (not `sound`) cannot win."""
+    blank = Answer(question.id, question.kind, "open", tolerance=question.tolerance, unit="x")
+    manifest = bundle.manifest
+    if not manifest.selftest or not manifest.variants:
+        missing = "self-test to run" if not manifest.selftest else "variant to race against"
+        return replace(blank, reason=f"the bundle has no {missing}")
+    feeds = {name: bundle.read_array(file) for name, file in manifest.selftest[0].inputs.items()}
+    order = reference_first(manifest.precisions)
+    entrants = [Entrant(precision, engine_request(bundle, precision)) for precision in order]
+    try:
+        result = race(entrants, feeds, manifest.target.runtime.name, threads=threads or 1)
+    except (InconclusiveError, InputError) as error:
+        return replace(blank, reason=f"{error.what}: {error.why}")
+    return _raced(blank, result, sound)
+
+
+def _raced(blank: Answer, result: RaceResult, sound: Collection[str]) -> Answer:
+    """The figure of what won; of what came nearest, where float stays."""
+    faster, why = result.winner(sound)
+    best = max(result.laps[1:], key=lambda lap: lap.speedup[1])
+    low, value, high = (best if faster == result.laps[0].precision else result.lap(faster)).speedup
+    reason = f"{faster} is to be used: {why}; {result.clock} time on {result.measured_on.threads} thread(s)"
+    bar = blank.tolerance
+    status: Literal["passed", "failed", "measured"] = "measured"
+    if bar is not None:
+        status = "passed" if value >= bar else "failed"
+    return replace(blank, status=status, value=value, spread=(low, high), samples=result.rounds, reason=reason)
+
+
 def _replay(bundle: Bundle, session: Session, index: int, test: SelfTest) -> Answer:
     feeds = {name: bundle.read_array(file) for name, file in test.inputs.items()}
     wanted = {name: bundle.read_array(file) for name, file in test.outputs.items()}
@@ -231,29 +295,6 @@ def _unanswerable(question: Question, target: str, machine: str) -> Answer:
     return Answer(question.id, question.kind, "open", tolerance=question.tolerance, unit=question.unit, reason=reason)
 
 
-def is_device(identity: tuple[str, ...], names: tuple[str, ...]) -> bool:
-    """Whether any word of `identity` stands in what the machine says of itself; true where there is no word."""
-    told = " ".join(names).lower()
-    return not identity or any(word.lower() in told for word in identity)
-
-
-def machine_names() -> tuple[str, ...]:
-    """What this machine says of itself, the same for all of its kind: board and chips, or the processor's name."""
-    board = [_told(Path(f"/proc/device-tree/{name}")) for name in ("model", "compatible")]
-    names = [part.strip() for text in board for part in text.split("\0") if part.strip()]
-    lines = _told(Path("/proc/cpuinfo")).splitlines()
-    names += list(dict.fromkeys(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")))
-    return tuple(names) or ("unknown",)
-
-
-def _told(path: Path) -> str:
-    """What the kernel says there; empty where it says nothing, or not to this user, as on Android."""
-    try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
-
-
 def _latencies_ms(session: Session, feeds: Mapping[str, np.ndarray]) -> list[float]:
     for _ in range(LATENCY_WARMUP):  # on the very shapes that are timed
         session.run(feeds)
@@ -271,7 +312,7 @@ def _device(session: Session, name: str, threads: int | None) -> dict[str, str]:
         "machine": platform.machine(),
         "model": name,
         "threads": "the runtime's choice" if threads is None else str(threads),
-        "system": f"{platform.system()} {platform.release()}",
+        "system": operating_system(),
         "python": platform.python_version(),
         "runtime": session.runtime,
     }

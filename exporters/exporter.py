@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from edgekit import plugins
 from edgekit.errors import UnsupportedError, UsageError
 from edgekit.graph.graph import Graph
+from edgekit.graph.layers import find_layers
 from edgekit.graph.macs import macs_by_node
+from edgekit.graph.qdq import lower
+from edgekit.graph.quantspec import QuantSpec
+from edgekit.graph.wiring import Wiring
 from edgekit.profiles import DeviceProfile
 from edgekit.spec import ModelSpec
+
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "w8a16")
 
 
 @dataclass(frozen=True)
@@ -21,13 +27,15 @@ class LoweringRequest:
     Attributes:
         graph, spec: the model, at the profile's opset and IR.
         profile: the target.
-        precision: `fp32`, `fp16`, or `auto` for the profile's default.
+        precision: one of `PRECISIONS`, or `auto` for the profile's default.
+        quant: what runs in int8; `graph` is then the prepared graph that it belongs to.
     """
 
     graph: Graph
     spec: ModelSpec
     profile: DeviceProfile
     precision: str = "auto"
+    quant: QuantSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -124,7 +132,20 @@ class Exporter(Protocol):
         ...
 
     def export(self, request: LoweringRequest, plan: Plan) -> Exported:
-        """The lowered model as files in memory."""
+        """The lowered model as files in memory.
+
+        Raises:
+            UnsupportedError: the plan has problems, or int8 is planned and the request holds no `quant`.
+        """
+        ...
+
+    @property
+    def coverage_source(self) -> Literal["runtime", "rule"]:
+        """Whether `int8_nodes` is what the runtime itself says, or what a static rule says in its stead."""
+        ...
+
+    def int8_nodes(self, exported: Exported) -> frozenset[str]:
+        """The names of the canonical graph's compute nodes that run in int8; what cannot be told runs in float."""
         ...
 
 
@@ -155,22 +176,49 @@ def choose_precision(request: LoweringRequest, refused: Mapping[str, str]) -> tu
             why=refused[asked],
             fix=f"use --precision {profile.default_precision}, or leave it away",
         )
-    if asked not in ("fp32", "fp16"):
-        raise UsageError(f"unknown precision {asked!r}", where="--precision", fix="auto, fp32 or fp16")
+    if asked not in PRECISIONS:
+        raise UsageError(f"unknown precision {asked!r}", where="--precision", fix=f"auto, {', '.join(PRECISIONS)}")
     return asked, "asked for"
 
 
-def plan_rows(graph: Graph, where: str, precision: str, problems: Mapping[str, str]) -> tuple[PlanRow, ...]:
-    """A row a node; `problems` maps node names to reasons."""
+def lowered(request: LoweringRequest, runtime: str) -> Graph:
+    """The request's graph in the int8 form of `runtime`.
+
+    Raises:
+        UnsupportedError: nothing was calibrated, or the runtime has no such form.
+    """
+    if request.quant is None:
+        raise UnsupportedError("int8 needs a calibrated QuantSpec", where=f"exporter {runtime}", fix="calibrate first")
+    return lower(request.graph, request.quant, runtime)
+
+
+def plan_rows(
+    request: LoweringRequest, where: str, precision: str, problems: Mapping[str, str], rest: str = "fp32"
+) -> tuple[PlanRow, ...]:
+    """A row a node.
+
+    Args:
+        problems: node names to reasons.
+        rest: what nodes outside int8 compute in, where `precision` is int8.
+    """
+    graph = request.graph
     macs = macs_by_node(graph.model)
+    int8 = _planned_int8(request) if precision == "int8" else frozenset()
     return tuple(
         PlanRow(
             node.name,
             node.op_type,
             "nowhere" if node.name in problems else where,
-            precision,
+            "int8" if node.name in int8 else rest if precision == "int8" else precision,
             macs.get(node.name, 0),
             problems.get(node.name),
         )
         for node in graph.model.graph.node
     )
+
+
+def _planned_int8(request: LoweringRequest) -> frozenset[str]:
+    """The layers of the spec, or, before anything was calibrated, those that could be in one."""
+    if request.quant is not None:
+        return frozenset(request.quant.layers)
+    return frozenset(find_layers(Wiring(request.graph.model))[0])

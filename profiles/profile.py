@@ -13,7 +13,7 @@ from typing import Literal
 
 from edgekit.errors import UsageError
 
-Precision = Literal["fp16", "fp32"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
 # A name is typed on a command line and stands in manifests: lower case, no spaces, no path separators.
 _NAME = re.compile(r"[a-z0-9]+(?:[.-][a-z0-9]+)*")
@@ -143,7 +143,12 @@ class DeviceProfile:
         title: one line for people.
         runtime: name in the entry-point group `edgekit.runtimes`.
         runtime_min, runtime_below: versions that serve this board, from (inclusive) and to (exclusive, None = open).
-        default_precision: what is exported when nobody asks for another.
+        default_precision: what is exported when nobody asks for another, and nothing is measured.
+        candidates: precisions that `--precision auto` considers, float first; the others have to beat that one. Empty
+            where there is nothing to choose from.
+        race_env: environment of a race on another machine, which holds the runtime back to this board's instructions.
+        race_needs: candidate to CPU flags of Linux, any of which a machine must have for that candidate's figures to
+            count for this board.
         opset, ir: ONNX opset and IR version, ceiling and pin in one.
         because: reason or source of each pin, by the field's name.
         isa: machine names (`platform.machine()`) that can run the bundle; empty for any.
@@ -173,6 +178,9 @@ class DeviceProfile:
     identity: tuple[str, ...] = ()
     python: str | None = None
     settings: dict[str, str] = field(default_factory=dict)
+    candidates: tuple[Precision, ...] = ()
+    race_env: dict[str, str] = field(default_factory=dict)
+    race_needs: dict[str, tuple[str, ...]] = field(default_factory=dict)
     memory_bytes: int | None = None
     clusters: tuple[CpuCluster, ...] = ()
     power_modes: tuple[PowerMode, ...] = ()
@@ -188,6 +196,9 @@ class DeviceProfile:
         unexplained = sorted(self._pinned() - {name for name, reason in self.because.items() if reason.strip()})
         if unexplained:
             raise ValueError(f"the pin {unexplained[0]!r} has no reason: add because.{unexplained[0]}")
+        if self.candidates[:1] == ("int8",):
+            raise ValueError("the first candidate is the float that the others have to beat, not int8")
+        _refuse_duplicates("candidate", self.candidates)
         _refuse_duplicates("power mode id", (mode.id for mode in self.power_modes))
         _refuse_duplicates("power mode name", (mode.name for mode in self.power_modes))
         for name, path in self.paths.items():
@@ -223,6 +234,9 @@ class DeviceProfile:
             "isa": self.isa,
             "identity": self.identity,
             "settings": self.settings,
+            "candidates": self.candidates,
+            "race_env": self.race_env,
+            "race_needs": self.race_needs,
         }
         return pinned | {name for name, value in optional.items() if value}
 

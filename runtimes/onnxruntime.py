@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,15 +48,30 @@ class OnnxRuntimeBackend:
         return str(import_onnxruntime().__version__)
 
     def open(self, request: EngineRequest) -> OnnxRuntimeEngine:
+        return OnnxRuntimeEngine(self._session(request, import_onnxruntime().SessionOptions()))
+
+    def optimized(self, request: EngineRequest) -> bytes:
+        """The model as this runtime would run it here, an ONNX file with its own operators.
+
+        Raises:
+            MissingError, InputError: as `open`.
+        """
+        options = import_onnxruntime().SessionOptions()
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "optimized.onnx"
+            options.optimized_model_filepath = str(path)
+            self._session(request, options)
+            return path.read_bytes()
+
+    def _session(self, request: EngineRequest, options: Any) -> Any:
         ort = import_onnxruntime()
-        options = ort.SessionOptions()
         options.log_severity_level = _LOG_FATAL_ONLY
         if request.threads is not None:
             options.intra_op_num_threads = request.threads
         for key, value in request.settings.items():
             options.add_session_config_entry(key, value)
         try:
-            session = ort.InferenceSession(request.model, options, providers=["CPUExecutionProvider"])
+            return ort.InferenceSession(request.model, options, providers=["CPUExecutionProvider"])
         except _errors() as error:
             raise InputError(
                 "ONNX Runtime cannot load the model",
@@ -62,7 +79,6 @@ class OnnxRuntimeBackend:
                 why=str(error).strip().splitlines()[0],
                 fix="export it for the version installed here, or install the version that the manifest names",
             ) from error
-        return OnnxRuntimeEngine(session)
 
 
 def import_onnxruntime() -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -25,10 +26,16 @@ class Session:
     """A bundle that is loaded in its runtime. Use `load`; close it, or use it as a context manager.
 
     A session serves one thread at a time; load the bundle once a thread for more.
+
+    Attributes:
+        manifest, spec: what the bundle says of itself and of its model.
+        runtime: what runs it, with its version.
+        precision: of the model that was opened, the bundle's own or one of its variants'.
     """
 
-    def __init__(self, manifest: Manifest, backend: Backend, engine: Engine) -> None:
+    def __init__(self, manifest: Manifest, backend: Backend, engine: Engine, precision: str | None = None) -> None:
         self.manifest = manifest
+        self.precision = precision or manifest.target.precision
         self.spec: ModelSpec = manifest.model
         self.runtime = f"{backend.name} {backend.version()}"
         self._engine = engine
@@ -122,7 +129,12 @@ class _Closed:
 
 
 def load(
-    path: str | Path, *, key: str | Path | bytes | None = None, threads: int | None = None, runtime: str | None = None
+    path: str | Path,
+    *,
+    key: str | Path | bytes | None = None,
+    threads: int | None = None,
+    runtime: str | None = None,
+    precision: str | None = None,
 ) -> Session:
     """Load a bundle in the runtime that it was exported for.
 
@@ -132,18 +144,22 @@ def load(
         threads: threads for one inference; None leaves it to the runtime.
         runtime: another runtime to use instead. Nothing falls back on its own: a bundle for a GPU runs on the CPU
             only where this says so.
+        precision: opens the variant of that precision; None for the bundle's main model.
 
     Raises:
         InputError: the path is no bundle.
         IntegrityError: the bundle was changed, or its signature does not fit `key`.
         MissingError: the runtime, or this machine, is not what the bundle needs.
-        UsageError: `threads` is below 1, or the model is not in a format of `runtime`.
+        UsageError: `threads` is below 1, the model is not in a format of `runtime`, or the bundle has no variant of
+            that `precision`.
     """
     with Bundle.open(Path(path), key=Path(key) if isinstance(key, str) else key) as bundle:
-        return open_session(bundle, threads=threads, runtime=runtime)
+        return open_session(bundle, threads=threads, runtime=runtime, precision=precision)
 
 
-def open_session(bundle: Bundle, *, threads: int | None = None, runtime: str | None = None) -> Session:
+def open_session(
+    bundle: Bundle, *, threads: int | None = None, runtime: str | None = None, precision: str | None = None
+) -> Session:
     """`load` for a bundle that is already open."""
     if threads is not None and threads < 1:
         raise UsageError("no inference runs on no thread", where=f"threads={threads}", fix="1 or more, or None")
@@ -154,24 +170,57 @@ def open_session(bundle: Bundle, *, threads: int | None = None, runtime: str | N
     if own:
         _check_version(backend, need)
         _check_machine(manifest)
-    models, weights = bundle.files_with_role("model"), bundle.files_with_role("weights")
-    if not models:
-        raise IntegrityError("the bundle has no model", where=str(bundle.path), why="no file has the role 'model'")
-    if not own and not models[0].endswith(".onnx"):
+    files, settings = _parts(bundle, precision)
+    if not own and not files["model"].endswith(".onnx"):
         raise UsageError(
             f"{manifest.name} cannot run on {backend.name}",
-            where=models[0],
+            where=files["model"],
             why=f"its model is in the format of {need.name}",
             fix="export it for a target with that runtime",
         )
-    request = EngineRequest(
-        model=bundle.read(models[0]),
-        weights=bundle.read(weights[0]) if weights else None,
-        settings=manifest.target.settings if own else {},
-        threads=threads,
-        outputs=tuple(tensor.name for tensor in manifest.model.outputs),
+    request = replace(_request(bundle, files, settings if own else {}), threads=threads)
+    return Session(manifest, backend, backend.open(request), precision)
+
+
+def engine_request(bundle: Bundle, precision: str | None = None) -> EngineRequest:
+    """What the bundle's own runtime is asked to open, for any number of threads.
+
+    Args:
+        precision: the variant's; None for the main model.
+
+    Raises:
+        UsageError: the bundle has no such variant; the message lists what it has.
+        IntegrityError: a file is not the one that the manifest names, or there is no model.
+    """
+    return _request(bundle, *_parts(bundle, precision))
+
+
+def _request(bundle: Bundle, files: Mapping[str, str], settings: Mapping[str, str]) -> EngineRequest:
+    return EngineRequest(
+        model=bundle.read(files["model"]),
+        weights=bundle.read(files["weights"]) if "weights" in files else None,
+        settings=settings,
+        outputs=tuple(tensor.name for tensor in bundle.manifest.model.outputs),
     )
-    return Session(manifest, backend, backend.open(request))
+
+
+def _parts(bundle: Bundle, precision: str | None) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """Files by role, and settings, of the main model or a variant."""
+    manifest = bundle.manifest
+    if precision is None or precision == manifest.target.precision:
+        found = {role: bundle.files_with_role(role) for role in ("model", "weights")}
+        if not found["model"]:
+            raise IntegrityError("the bundle has no model", where=str(bundle.path), why="no file has the role 'model'")
+        return {role: paths[0] for role, paths in found.items() if paths}, manifest.target.settings
+    variant = next((variant for variant in manifest.variants if variant.precision == precision), None)
+    if variant is None:
+        raise UsageError(
+            f"the bundle has no {precision!r}",
+            where=str(bundle.path),
+            why=f"it has {', '.join(manifest.precisions)}",
+            fix="load one of these, or export again with --precision",
+        )
+    return variant.files, variant.settings
 
 
 def backend_named(name: str) -> Backend:
@@ -205,10 +254,18 @@ def version_numbers(version: str) -> tuple[int, ...]:
     return tuple(numbers)
 
 
+def version_problem(version: str, least: str, below: str | None) -> str | None:
+    """The range, in words, where the version is not within `least` (inclusive) and `below` (exclusive); else None."""
+    have = version_numbers(version)
+    if have < version_numbers(least) or (below and have >= version_numbers(below)):
+        return f">= {least}" + (f", < {below}" if below else "")
+    return None
+
+
 def _check_version(backend: Backend, need: RuntimeNeed) -> None:
-    have = version_numbers(backend.version())
-    wanted = f"{need.name} >= {need.min}" + (f", < {need.below}" if need.below else "")
-    if have < version_numbers(need.min) or (need.below and have >= version_numbers(need.below)):
+    outside = version_problem(backend.version(), need.min, need.below)
+    if outside:
+        wanted = f"{need.name} {outside}"
         raise MissingError(
             f"the bundle needs {wanted}",
             where=f"{backend.name} {backend.version()}",

@@ -15,12 +15,13 @@ pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
 from edgekit import profiles
-from edgekit.errors import GateError
+from edgekit.errors import GateError, InconclusiveError, InputError
 from edgekit.evaluate.datasets import Boxes, Dataset
 from edgekit.evaluate.datasets import Sample as Picture
 from edgekit.exporters import Exported
 from edgekit.gates import TOLERANCES, open_questions, parity_gate, quality_gate
 from edgekit.graph.graph import Graph
+from edgekit.quality import ParentAnswers, judge_quality
 from edgekit.samples import Origin, Sample, collect
 from edgekit.spec import ModelSpec, TensorSpec
 
@@ -173,6 +174,8 @@ def test_quality_is_measured_on_labelled_data(detector_spec: ModelSpec, cells: A
     assert (quality.status, quality.metric, quality.samples) == ("measured", "ap50", 3)
     assert quality.parent == quality.bundle == pytest.approx(100.0)
     assert (quality.max_drop, quality.data_sha256) == (0.5, data.sha256)
+    assert (quality.drop, quality.drop_upper, quality.drop_lower, quality.confidence) == (0, 0, 0, 0.95)
+    assert (quality.replicates, quality.method) == (1000, "paired bootstrap over samples")
 
 
 def test_a_loss_beyond_the_bar_is_refused_with_figures(detector_spec: ModelSpec, cells: Array, run: Any) -> None:
@@ -182,7 +185,7 @@ def test_a_loss_beyond_the_bar_is_refused_with_figures(detector_spec: ModelSpec,
         )
     assert caught.value.exit_code == 3
     assert caught.value.where == "4 samples of cells"
-    assert "100.00 points are lost, allowed are 0.50" in str(caught.value.why)
+    assert str(caught.value.why) == "100.00 points are lost, allowed are 0.50; with 95 % confidence at least 100.00"
 
 
 def test_a_loss_within_the_bar_and_a_gain_pass(detector_spec: ModelSpec, cells: Array, run: Any) -> None:
@@ -206,6 +209,81 @@ def test_a_metric_of_the_users_own_decides(detector_spec: ModelSpec, cells: Arra
         quality_gate(parent, detector_spec, blind, data, found_per_picture, 0.5, None)
     with pytest.raises(GateError, match="nan"):
         quality_gate(parent, detector_spec, run, data, lambda *_: float("nan"), 0.5, None)
+
+
+def shortsighted(run: Any, wrong: int) -> Callable[[Any], dict[str, Array]]:
+    """The detector, blind to the first `wrong` pictures that it is given."""
+    seen = iter(range(10**6))
+    return lambda feeds: blind(feeds) if next(seen) < wrong else run(feeds)
+
+
+def one_by_one(spec: ModelSpec) -> ModelSpec:
+    tensor = spec.inputs[0]
+    return replace(spec, inputs=(replace(tensor, shape=(1, *tensor.shape[1:])),))
+
+
+def test_too_few_samples_are_inconclusive_and_say_how_many_more(
+    detector_spec: ModelSpec, cells: Array, run: Any
+) -> None:
+    spec = one_by_one(detector_spec)
+    data = pictures(spec, cells, 40)
+    with pytest.raises(InconclusiveError, match="40 samples of cells cannot decide whether ap50 keeps") as caught:
+        quality_gate(parent_of(spec, run), spec, shortsighted(run, 2), data, None, 9.0, None)
+    assert caught.value.exit_code == 5
+    lost = judge_quality(ParentAnswers.of(parent_of(spec, run), data, None, None), spec, shortsighted(run, 2), 9.0).drop
+    assert lost is not None and lost.value < 9 < lost.upper
+    assert f"{lost.value:.2f} points are lost, allowed are 9.00; with 95 % confidence at least" in str(caught.value.why)
+    assert f"at most {lost.upper:.2f}" in str(caught.value.why)
+    assert f"give about {lost.more_samples(9.0)} more samples" in str(caught.value.fix)
+    assert "--max-drop" in str(caught.value.fix)
+
+
+def test_one_sample_that_differs_decides_nothing(detector_spec: ModelSpec, cells: Array, run: Any) -> None:
+    with pytest.raises(InconclusiveError, match="1 sample of cells cannot decide") as caught:
+        quality_gate(parent_of(detector_spec, run), detector_spec, blind, pictures(detector_spec, cells), None, 0.5, 1)
+    assert "too few for bounds" in str(caught.value.why)
+    assert "give more samples" in str(caught.value.fix)
+    same = quality_gate(parent_of(detector_spec, run), detector_spec, run, pictures(detector_spec, cells), None, 0.5, 1)
+    assert (same.drop_upper, same.samples) == (0, 1)
+
+
+def test_no_samples_are_an_error(detector_spec: ModelSpec, cells: Array, run: Any) -> None:
+    with pytest.raises(InputError, match="no samples"):
+        quality_gate(parent_of(detector_spec, run), detector_spec, run, pictures(detector_spec, cells), None, 0.5, 0)
+
+
+def test_one_run_of_the_parent_judges_any_number_of_bundles(detector_spec: ModelSpec, cells: Array, run: Any) -> None:
+    spec, asked = one_by_one(detector_spec), []
+
+    def counted(feeds: Any) -> dict[str, Array]:
+        asked.append(feeds)
+        return dict(run(feeds))
+
+    parent = ParentAnswers.of(parent_of(spec, counted), pictures(spec, cells, 40), None, None)
+    found = {wrong: judge_quality(parent, spec, shortsighted(run, wrong), 9.0) for wrong in (0, 2, 40)}
+    assert len(asked) == 40
+    assert [found[wrong].verdict for wrong in (0, 2, 40)] == ["pass", "inconclusive", "fail"]
+    assert found[0].require() == found[0].quality
+    undecided = found[2].quality
+    assert undecided.status == "measured" and undecided.drop_lower is not None and undecided.drop_upper is not None
+    assert undecided.drop_lower < float(undecided.drop or 0) < undecided.drop_upper
+
+
+def test_what_cannot_be_told_is_inconclusive_without_standing_in_the_way(detector_spec: ModelSpec, run: Any) -> None:
+    found = judge_quality(ParentAnswers.of(parent_of(detector_spec, run), None, None, None), detector_spec, run, 0.5)
+    assert (found.verdict, found.quality.status, found.drop) == ("inconclusive", "unknown", None)
+    assert found.require() == found.quality
+
+
+def test_a_metric_that_is_no_number_fails(detector_spec: ModelSpec, cells: Array, run: Any) -> None:
+    values = iter([50.0, float("nan")])
+    parent = ParentAnswers.of(
+        parent_of(detector_spec, run), pictures(detector_spec, cells), lambda *_: next(values), None
+    )
+    found = judge_quality(parent, detector_spec, run, 100.0)
+    assert (found.verdict, found.quality.status) == ("fail", "unknown")
+    with pytest.raises(GateError, match=r"fell from 50\.00 to nan"):
+        found.require()
 
 
 @pytest.mark.parametrize(

@@ -17,12 +17,14 @@ import pytest
 from edgekit.bundle import (
     Bundle,
     Manifest,
+    MeasuredOn,
     Quality,
     Question,
     RuntimeNeed,
     SelfTest,
     Source,
     TargetNeed,
+    Variant,
     check_signature,
     encode_array,
     generate_keys,
@@ -31,17 +33,17 @@ from edgekit.bundle import (
 )
 from edgekit.bundle.signing import key_id
 from edgekit.errors import GateError, InconclusiveError, InputError, IntegrityError, MissingError
+from edgekit.machine import is_device, machine_names
 from edgekit.prove import (
     LATENCY_RUNS,
     Answer,
     device_key,
-    is_device,
-    machine_names,
     prove,
     read_proof,
     require_passed,
     write_proof,
 )
+from edgekit.race import Lap, RaceResult
 from edgekit.spec import ModelSpec
 
 pytest.importorskip("onnxruntime")
@@ -193,7 +195,7 @@ def system_files(patch: pytest.MonkeyPatch, root: Path, files: dict[str, str]) -
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
-    patch.setattr("edgekit.prove.Path", lambda path: root / str(path).removeprefix("/proc/"))
+    patch.setattr("edgekit.machine.Path", lambda path: root / str(path).removeprefix("/proc/"))
 
 
 @pytest.mark.parametrize(
@@ -399,3 +401,136 @@ def test_a_bundle_that_was_exported_is_proven_in_openvino(
     answers = by_id(prove(path).answers)
     assert answers["parity-on-device"].status == "passed"
     assert answers["latency-on-device"].status == "measured"
+
+
+# --- bundles that carry variants --------------------------------------------------------------------------------------
+
+RACE = Question("race-on-device", "race", "which of fp32 and int8 is faster", "another machine", unit="x")
+INT8 = "variants/int8/model.onnx"
+
+
+@pytest.fixture
+def make_two(make: Make, detector: Path, tmp_path: Path) -> Make:
+    """`make` with a variant `int8`, whose weights of 9 are `weight`; its self-tests have a tolerance of 0.5."""
+
+    def write(*questions: Question, weight: float = 8.5, raw: bytes | None = None, **options: Any) -> Path:
+        other = detector.read_bytes().replace(np.float32(9).tobytes(), np.float32(weight).tobytes())
+        with Bundle.open(make(*questions, name="one.edgekit", **options)) as bundle:
+            files = {entry.path: (entry.role, bundle.read(entry.path)) for entry in bundle.manifest.files}
+            variant = Variant("int8", {"model": INT8}, {}, 0.5, bundle.manifest.quality)
+            manifest = replace(bundle.manifest, files=(), variants=(variant,))
+        path = tmp_path / "two.edgekit"
+        write_bundle(path, manifest, {**files, INT8: ("variant", other if raw is None else raw)}).close()
+        return path
+
+    return write
+
+
+def raced(monkeypatch: pytest.MonkeyPatch, speedup: tuple[float, float, float]) -> list[Any]:
+    """Let races have this outcome; the entrants that were in them are recorded."""
+    seen: list[Any] = []
+
+    def fake(entrants: Any, feeds: Any, backend: str, threads: int) -> RaceResult:
+        seen.append((entrants, feeds, backend, threads))
+        on = MeasuredOn("A CPU", "x86_64", "Linux", backend, "AVX2 (all of this CPU)", threads)
+        laps = (Lap("fp32", 4.0, 4.0, (1.0, 1.0, 1.0)), Lap("int8", 2.0, 2.0, speedup))
+        return RaceResult(laps, on, "cpu", np.ones((40, 2)), np.ones((40, 2)))
+
+    monkeypatch.setattr("edgekit.prove.race", fake)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("speedup", "winner"), [((1.9, 2.0, 2.1), "int8"), ((0.9, 1.1, 1.2), "fp32"), ((0.4, 0.5, 0.6), "fp32")]
+)
+def test_a_race_on_the_device_says_which_precision_is_faster(
+    make_two: Make, monkeypatch: pytest.MonkeyPatch, speedup: tuple[float, float, float], winner: str
+) -> None:
+    seen = raced(monkeypatch, speedup)
+    proof = prove(make_two(PARITY, RACE), threads=2)
+    answer = by_id(proof.answers)["race-on-device"]
+    assert (answer.kind, answer.status, answer.unit, answer.samples) == ("race", "measured", "x", 40)
+    assert (answer.value, answer.spread) == (speedup[1], (speedup[0], speedup[2]))
+    assert f"{winner} is to be used" in str(answer.reason)
+    ((entrants, feeds, backend, threads),) = seen
+    assert [entrant.precision for entrant in entrants] == ["fp32", "int8"]
+    assert entrants[0].request.model != entrants[1].request.model
+    assert (list(feeds), backend, threads) == (["image"], "onnxruntime", 2)
+    require_passed(proof)
+
+
+def test_a_race_is_really_run(make_two: Make) -> None:
+    answer = by_id(prove(make_two(RACE)).answers)["race-on-device"]
+    assert answer.status == "measured"
+    low, high = answer.spread or (0.0, 0.0)
+    assert 0 < low <= (answer.value or 0.0) <= high
+
+
+def test_float_is_the_reference_where_int8_is_the_main_model(make: Make, make_two: Make, monkeypatch: Any) -> None:
+    seen = raced(monkeypatch, (1.9, 2.0, 2.1))
+    with Bundle.open(make_two(RACE)) as bundle:
+        manifest = bundle.manifest
+        files = {entry.path: (entry.role, bundle.read(entry.path)) for entry in manifest.files}
+    turned = replace(
+        manifest,
+        files=(),
+        target=replace(manifest.target, precision="int8"),
+        variants=(replace(manifest.variants[0], precision="fp32"),),
+    )
+    path = Path(str(make(name="x.edgekit"))).with_name("turned.edgekit")
+    write_bundle(path, turned, files).close()
+    answers = by_id(prove(path).answers)
+    assert [entrant.precision for entrant in seen[0][0]] == ["fp32", "int8"]
+    assert {"selftest-0", "selftest-0-fp32", "race-on-device"} <= set(answers)
+
+
+def test_on_another_machine_a_race_stays_open_and_is_not_run(make_two: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgekit.prove.machine_names", lambda: ("A Laptop",))
+    seen = raced(monkeypatch, (1.9, 2.0, 2.1))
+    proof = prove(make_two(RACE, target=N100))
+    answer = by_id(proof.answers)["race-on-device"]
+    assert (answer.status, answer.value, seen) == ("open", None, [])
+    assert "the question is about intel-n100" in str(answer.reason)
+    with pytest.raises(InconclusiveError):
+        require_passed(proof)
+
+
+def test_each_variant_replays_the_self_tests_with_its_own_tolerance(make_two: Make) -> None:
+    answers = by_id(prove(make_two(PARITY)).answers)
+    assert list(answers) == ["selftest-0", "selftest-1", "selftest-0-int8", "selftest-1-int8", "parity-on-device"]
+    main, variant = answers["selftest-0"], answers["selftest-0-int8"]
+    assert (main.status, main.tolerance, variant.status, variant.tolerance) == ("passed", 1e-3, "passed", 0.5)
+    assert (variant.value or 0.0) > 1e-3 > (main.value or 0.0)
+    assert answers["parity-on-device"].value == max(answers[f"selftest-{i}"].value or 0.0 for i in (0, 1))
+
+
+def test_a_variant_that_computes_something_else_fails_and_cannot_win(
+    make_two: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raced(monkeypatch, (1.9, 2.0, 2.1))
+    proof = prove(make_two(PARITY, RACE, weight=900.0))
+    answers = by_id(proof.answers)
+    assert (answers["selftest-0"].status, answers["selftest-0-int8"].status) == ("passed", "failed")
+    assert answers["parity-on-device"].status == "passed"
+    assert "fp32 is to be used" in str(answers["race-on-device"].reason)
+    with pytest.raises(GateError, match="selftest-0-int8"):
+        require_passed(proof)
+
+
+def test_a_variant_that_cannot_be_loaded_here_fails_and_leaves_the_race_open(make_two: Make) -> None:
+    answers = by_id(prove(make_two(RACE, raw=b"no model")).answers)
+    assert answers["selftest-0-int8"].status == "failed"
+    assert "cannot load the model" in str(answers["selftest-0-int8"].reason)
+    assert answers["race-on-device"].status == "open"
+    assert "int8: ONNX Runtime cannot load the model" in str(answers["race-on-device"].reason)
+
+
+def test_a_race_needs_a_variant_and_an_input(make: Make, make_two: Make) -> None:
+    assert "no variant to race against" in str(by_id(prove(make(RACE)).answers)["race-on-device"].reason)
+    assert "no self-test to run" in str(by_id(prove(make_two(RACE, tests=0)).answers)["race-on-device"].reason)
+
+
+@pytest.mark.parametrize(("bar", "status"), [(1.5, "passed"), (2.5, "failed")])
+def test_a_race_with_a_bar_passes_or_fails(make_two: Make, monkeypatch: Any, bar: float, status: str) -> None:
+    raced(monkeypatch, (1.9, 2.0, 2.1))
+    assert by_id(prove(make_two(replace(RACE, tolerance=bar))).answers)["race-on-device"].status == status

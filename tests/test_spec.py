@@ -26,6 +26,7 @@ preprocessing = st.builds(
     st.integers(1, 4096),
     st.integers(1, 4096),
     resize=st.sampled_from(["letterbox", "stretch", "crop"]),
+    antialias=st.booleans(),
     anchor=st.sampled_from(["top-left", "center"]),
     pad_value=st.integers(0, 255),
     colour=st.sampled_from(["rgb", "bgr"]),
@@ -43,6 +44,7 @@ detection = st.builds(
     ratio,
     ratio,
     st.integers(1, 1000),
+    clip=st.booleans(),
 )
 pairs = st.builds(DetectionPostprocess, st.tuples(names, names), st.just("boxes-scores"))
 classification = st.builds(ClassificationPostprocess, st.tuples(names), st.booleans(), st.integers(1, 100))
@@ -71,6 +73,14 @@ def test_a_spec_may_be_as_short_as_this() -> None:
     assert ModelSpec.from_json(MINIMAL) == ModelSpec("m", "tensor", (), ())
 
 
+def test_a_spec_from_before_antialiasing_and_clipping_were_named_means_what_it_meant() -> None:
+    preprocess = {"input": "x", "height": 8, "width": 8, "resize": "stretch", "kind": "image"}
+    postprocess = {"kind": "detection", "outputs": ["y"], "decode": "yolox-grid"}
+    spec = ModelSpec.from_json({**MINIMAL, "preprocess": preprocess, "postprocess": postprocess})
+    assert spec.preprocess == ImagePreprocess("x", 8, 8, "stretch", resampler="bilinear", antialias=False)
+    assert spec.postprocess == DetectionPostprocess(("y",), "yolox-grid", clip=True)
+
+
 @pytest.mark.parametrize(
     ("field", "value", "where", "said"),
     [
@@ -83,6 +93,13 @@ def test_a_spec_may_be_as_short_as_this() -> None:
         ("preprocess", {"input": "x", "height": 8, "width": 8, "std": [1, 0, 1]}, "spec.preprocess", "divides by zero"),
         ("preprocess", {"input": "x", "height": 8, "width": 8, "pad_value": 256}, "spec.preprocess", "grey level"),
         ("preprocess", {"input": "x", "height": 8, "width": 8, "colour": "hsv"}, "spec.preprocess.colour", "rgb, bgr"),
+        (
+            "preprocess",
+            {"input": "x", "height": 8, "width": 8, "resampler": "cubic"},
+            "spec.preprocess.resampler",
+            "one of",
+        ),
+        ("preprocess", {"input": "x", "height": 8, "width": 8, "antialias": 1}, "spec.preprocess.antialias", "true"),
         ("postprocess", {"outputs": ["y"]}, "spec.postprocess.kind", "one of classification, detection"),
         ("postprocess", {"kind": "detection", "outputs": ["y"]}, "spec.postprocess", "missing field 'decode'"),
         (

@@ -9,12 +9,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edgekit.bundle.evidence import Candidate as Candidate
+    from edgekit.bundle.evidence import Choice as Choice
+    from edgekit.bundle.evidence import Coverage as Coverage
+    from edgekit.bundle.evidence import LayerNoise as LayerNoise
+    from edgekit.bundle.evidence import MeasuredOn as MeasuredOn
+    from edgekit.bundle.evidence import Parity as Parity
+    from edgekit.bundle.evidence import Quality as Quality
+    from edgekit.bundle.evidence import Variant as Variant
     from edgekit.bundle.manifest import FileEntry as FileEntry
     from edgekit.bundle.manifest import HistoryStep as HistoryStep
     from edgekit.bundle.manifest import Manifest as Manifest
     from edgekit.bundle.manifest import Origin as Origin
-    from edgekit.bundle.manifest import Parity as Parity
-    from edgekit.bundle.manifest import Quality as Quality
     from edgekit.bundle.manifest import Question as Question
     from edgekit.bundle.manifest import RuntimeNeed as RuntimeNeed
     from edgekit.bundle.manifest import SelfTest as SelfTest
@@ -34,12 +40,14 @@ if TYPE_CHECKING:
     from edgekit.bundle.writer import write_bundle as write_bundle
 
 _MANIFEST = (
-    *("FileEntry", "HistoryStep", "Manifest", "Origin", "Parity", "Quality", "Question", "RuntimeNeed", "SelfTest"),
-    *("Source", "TargetNeed", "manifest_bytes", "parse_manifest"),
+    *("FileEntry", "HistoryStep", "Manifest", "Origin", "Question", "RuntimeNeed", "SelfTest", "Source", "TargetNeed"),
+    *("manifest_bytes", "parse_manifest"),
 )
+_EVIDENCE = ("Candidate", "Choice", "Coverage", "LayerNoise", "MeasuredOn", "Parity", "Quality", "Variant")
 _SIGNING = ("check_signature", "generate_keys", "load_private_key", "load_public_key", "sign_bundle", "sign_bytes")
 _HOMES = {
     **dict.fromkeys(_MANIFEST, "manifest"),
+    **dict.fromkeys(_EVIDENCE, "evidence"),
     **dict.fromkeys(_SIGNING, "signing"),
     **dict.fromkeys(("decode_array", "encode_array"), "npy"),
     "Bundle": "reader",

@@ -10,6 +10,16 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from edgekit.bundle.evidence import (
+    Choice,
+    LayerNoise,
+    Parity,
+    Quality,
+    Variant,
+    check_not_negative,
+    check_sha256,
+    check_text,
+)
 from edgekit.bundle.layout import MANIFEST, MAX_FILES, MAX_TOTAL_BYTES, SIGNATURE, first_collision, name_problem
 from edgekit.bundle.strictjson import parse_json, render_json
 from edgekit.errors import InputError, IntegrityError
@@ -41,10 +51,10 @@ class FileEntry:
             raise ValueError(f"the path {self.path[:80]!a} {problem}")
         if self.path.casefold() in (MANIFEST, SIGNATURE):
             raise ValueError(f"{self.path} is never listed: the signature covers the manifest, not the other way round")
-        _check_sha256("sha256", self.sha256)
+        check_sha256("sha256", self.sha256)
         if not 0 <= self.size <= MAX_TOTAL_BYTES:
             raise ValueError(f"size is a number of bytes from 0 to {MAX_TOTAL_BYTES}, not {self.size}")
-        _check_text("role", self.role)
+        check_text("role", self.role)
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,7 @@ class RuntimeNeed:
     below: str | None = None
 
     def __post_init__(self) -> None:
-        _check_text("name", self.name)
+        check_text("name", self.name)
         for version in (self.min, self.below):
             if version is not None and not re.fullmatch(r"[0-9]{1,9}(?:\.[0-9]{1,9}){0,3}", version):
                 raise ValueError(f"a version is one to four numbers with dots between, not {version[:40]!a}")
@@ -83,8 +93,8 @@ class TargetNeed:
     identity: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_text("name", self.name)
-        _check_text("precision", self.precision)
+        check_text("name", self.name)
+        check_text("precision", self.precision)
 
 
 @dataclass(frozen=True)
@@ -96,69 +106,7 @@ class HistoryStep:
     result: dict[str, Any]
 
     def __post_init__(self) -> None:
-        _check_text("step", self.step)
-
-
-@dataclass(frozen=True)
-class Parity:
-    """One comparison of outputs with the parent's, as it was made.
-
-    Attributes:
-        where: what ran, such as `onnxruntime 1.23.2 on host`.
-        against: the parent, such as `torch 2.9.1`.
-        samples: how many inputs were compared.
-        inputs: `real` data, a `drawn` picture, or `random`.
-        max_abs: the largest absolute difference, in units of the output.
-        relative: the largest over tensors of max|a-b| / max(0.01, max|b|).
-        tolerance: the bound on `relative`.
-        passed: whether the gate let it through.
-    """
-
-    where: str
-    against: str
-    samples: int
-    inputs: Literal["real", "drawn", "random"]
-    max_abs: float
-    relative: float
-    tolerance: float
-    passed: bool
-
-    def __post_init__(self) -> None:
-        _check_not_negative(
-            samples=self.samples, max_abs=self.max_abs, relative=self.relative, tolerance=self.tolerance
-        )
-        if self.passed and (self.relative > self.tolerance or self.samples == 0):
-            raise ValueError("parity says passed, but its own figures are outside the tolerance or rest on no sample")
-
-
-@dataclass(frozen=True)
-class Quality:
-    """How well the bundle does its task, next to its parent; `unknown` comes with the reason.
-
-    Attributes:
-        metric: a metric's name; `parent` and `bundle` are its values in percent, `max_drop` the allowed loss in points.
-        samples: how many samples the values rest on; `data_sha256` tells which.
-    """
-
-    status: Literal["measured", "unknown"]
-    reason: str | None = None
-    metric: str | None = None
-    parent: float | None = None
-    bundle: float | None = None
-    max_drop: float | None = None
-    samples: int | None = None
-    data_sha256: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.status == "unknown" and not self.reason:
-            raise ValueError("quality is unknown without a reason")
-        if self.status == "unknown" and not (self.parent is None and self.bundle is None):
-            raise ValueError("quality is unknown and yet has values")
-        if self.status == "measured" and (not self.metric or None in (self.parent, self.bundle, self.samples)):
-            raise ValueError("quality is measured: it needs metric, parent, bundle and samples")
-        _check_not_negative(samples=self.samples or 0, max_drop=self.max_drop or 0.0)
-        if self.data_sha256 is not None:
-            _check_sha256("data_sha256", self.data_sha256)
+        check_text("step", self.step)
 
 
 @dataclass(frozen=True)
@@ -172,7 +120,7 @@ class Question:
     """
 
     id: str
-    kind: Literal["parity", "quality", "latency", "energy"]
+    kind: Literal["parity", "quality", "latency", "energy", "race"]
     what: str
     reason: str
     tolerance: float | None = None
@@ -180,9 +128,9 @@ class Question:
     unit: str | None = None
 
     def __post_init__(self) -> None:
-        _check_text("id", self.id)
-        _check_text("what", self.what)
-        _check_not_negative(tolerance=self.tolerance or 0.0)
+        check_text("id", self.id)
+        check_text("what", self.what)
+        check_not_negative(tolerance=self.tolerance or 0.0)
 
 
 @dataclass(frozen=True)
@@ -200,7 +148,7 @@ class SelfTest:
     origin: Literal["real", "drawn", "random"]
 
     def __post_init__(self) -> None:
-        _check_not_negative(tolerance=self.tolerance)
+        check_not_negative(tolerance=self.tolerance)
         if not self.inputs or not self.outputs:
             raise ValueError("a self-test needs at least one input and one output")
 
@@ -215,9 +163,9 @@ class Source:
     parameters: int | None = None
 
     def __post_init__(self) -> None:
-        _check_text("origin", self.origin)
-        _check_sha256("sha256", self.sha256)
-        _check_not_negative(parameters=self.parameters or 0)
+        check_text("origin", self.origin)
+        check_sha256("sha256", self.sha256)
+        check_not_negative(parameters=self.parameters or 0)
 
 
 @dataclass(frozen=True)
@@ -241,6 +189,9 @@ class Manifest:
         selftest: vectors for the device.
         origins: graph node to the line of code that made it.
         licences: SPDX identifiers, or sentences, for weights and code.
+        choice: why the main model has the precision that it has.
+        variants: the same model in other precisions; `load(path, precision=...)` opens one.
+        layers: where quantization puts its noise, the worst first.
     """
 
     schema: Literal["edgekit/bundle/1"] = "edgekit/bundle/1"
@@ -258,9 +209,12 @@ class Manifest:
     tools: dict[str, str]
     origins: dict[str, Origin]
     licences: tuple[str, ...] = ()
+    choice: Choice | None = None
+    variants: tuple[Variant, ...] = ()
+    layers: tuple[LayerNoise, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_text("name", self.name)
+        check_text("name", self.name)
         if self.version < 1:
             raise ValueError(f"version counts from 1, not {self.version}")
         if len(self.files) > MAX_FILES - 2:
@@ -272,6 +226,17 @@ class Manifest:
             raise ValueError(f"the files are more than {MAX_TOTAL_BYTES} bytes together")
         if len({question.id for question in self.questions}) != len(self.questions):
             raise ValueError("two questions have the same id")
+        if self.choice is not None and self.choice.precision != self.target.precision:
+            raise ValueError(
+                f"the choice was {self.choice.precision[:40]!a}, but the main model is {self.target.precision[:40]!a}"
+            )
+        if len(set(self.precisions)) != len(self.precisions):
+            raise ValueError("two models of the bundle have the same precision")
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """What the bundle can be loaded in, the main model's first."""
+        return (self.target.precision, *(variant.precision for variant in self.variants))
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:
@@ -306,30 +271,23 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
         manifest = decode(Manifest, data, where)
     except InputError as error:
         raise IntegrityError(error.what, where=error.where, why=error.why, fix=error.fix) from error
-    path = unlisted_selftest(manifest)
-    if path is not None:
-        raise IntegrityError(f"the self-test reads {path[:80]!a}", where=where, why="that is not among the files")
+    problem = unlisted(manifest)
+    if problem is not None:
+        raise IntegrityError(problem, where=where, why="that is not among the files")
     return manifest
 
 
-def unlisted_selftest(manifest: Manifest) -> str | None:
-    """The first self-test vector that is not among the manifest's files, or None."""
+def unlisted(manifest: Manifest) -> str | None:
+    """Which self-test or variant reads a file that the manifest does not list, or None."""
     listed = {entry.path for entry in manifest.files}
-    vectors = (path for test in manifest.selftest for path in (*test.inputs.values(), *test.outputs.values()))
-    return next((path for path in vectors if path not in listed), None)
-
-
-def _check_text(name: str, text: str) -> None:
-    if not text.strip():
-        raise ValueError(f"{name} is empty")
-
-
-def _check_sha256(name: str, digest: str) -> None:
-    if not re.fullmatch(r"[0-9a-f]{64}", digest):
-        raise ValueError(f"{name} is 64 lowercase hexadecimal digits, not {digest[:80]!a}")
-
-
-def _check_not_negative(**values: float) -> None:
-    for name, value in values.items():
-        if value < 0:
-            raise ValueError(f"{name} is not negative, but {value} is")
+    reads = [
+        ("the self-test", path)
+        for test in manifest.selftest
+        for path in (*test.inputs.values(), *test.outputs.values())
+    ]
+    reads += [
+        (f"the variant {variant.precision[:40]!a}", path)
+        for variant in manifest.variants
+        for path in variant.files.values()
+    ]
+    return next((f"{who} reads {path[:80]!a}" for who, path in reads if path not in listed), None)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from edgekit.bundle.atomic import publish, staging, sync_folder, unwritable_is_typed, write_file
 from edgekit.bundle.layout import MANIFEST, SIGNATURE, SUFFIX, parents
-from edgekit.bundle.manifest import FileEntry, Manifest, manifest_bytes, unlisted_selftest
+from edgekit.bundle.manifest import FileEntry, Manifest, manifest_bytes, unlisted
 from edgekit.bundle.reader import Bundle
 from edgekit.bundle.zipformat import zip_chunks
 from edgekit.errors import EdgekitError, InputError, UsageError
@@ -99,9 +99,9 @@ def _contents(manifest: Manifest, files: Mapping[str, tuple[str, bytes]]) -> dic
         complete = replace(manifest, files=entries)
     except ValueError as error:
         raise InputError(str(error), where="files", why="no bundle may hold this", fix="use another name") from error
-    path = unlisted_selftest(complete)
-    if path is not None:
-        raise InputError(f"the self-test reads {path[:80]!a}", where="selftest", why="that is not among the files")
+    problem = unlisted(complete)
+    if problem is not None:
+        raise InputError(problem, where=MANIFEST, why="that is not among the files")
     return {MANIFEST: manifest_bytes(complete), **{name: data for name, (_, data) in files.items()}}
 
 

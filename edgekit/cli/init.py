@@ -21,9 +21,11 @@ source = {source}
 # spec = "spec.json"              # a ModelSpec as JSON instead of the options below
 # shapes = {{ image = ["batch", 3, 224, 224] }}
 # preprocess = {{ resize = "letterbox", mean = [123.675, 116.28, 103.53], std = [58.4, 57.1, 57.4] }}
+#   resize is one of letterbox, stretch, crop; antialias = true where the model was trained on pictures that Pillow or
+#   torchvision resized, false (the default) for OpenCV
 # postprocess = {{ kind = "classification", outputs = ["logits"] }}
 #   for a detector: {{ kind = "detection", decode = "yolov8-rows", outputs = ["output0"] }}, where decode is one of
-#   yolox-grid, fastestdet-grid, yolov8-rows, boxes-scores
+#   yolox-grid, fastestdet-grid, yolov8-rows, boxes-scores; clip = false lets boxes reach beyond the picture
 # labels = "labels.txt"           # or ["cat", "dog"]
 # data = "data/val"               # held-out data for the quality gate: a VOC or YOLO folder, a folder a class, .npz
 # split = "val"
@@ -33,18 +35,30 @@ source = {source}
 # steps = ["fuse", "rewrite"]     # the default for torch models
 
 [calibration]
-# calibration_data = "data/train" # real inputs on which bundle and parent are compared
-# calibration_samples = 4
+# calibration_data = "data/train" # real inputs that int8 takes its ranges from, never the held-out ones
+# calibration_split = "train"     # or a split of [model] data
+# calibration_samples = 128
+
+[quantization]
+# observer = "mse"                # minmax, percentile, ema-percentile, mse, octav, entropy
+# activations = "static"          # dynamic: ranges at run time, in matrix products, on ONNX Runtime
+# equalize = true
+# bias_correction = true
+# keep_float = ["head.*"]         # patterns of torch modules or graph nodes
+# min_coverage = 0.7              # share of the multiply-accumulates that must run in int8
+# search = true                   # return the worst layers to float where the quality gate says no
 
 [quality]
 # tolerance = 1e-4                # largest relative deviation of a tensor from the parent
+# parity_samples = 4
 # max_drop = 0.5                  # points of the metric that may be lost
 # quality_samples = 1000
 
 [export]
 target = {target}          # `edgekit targets` lists them; a list exports for several
 # input = "uint8-nhwc"            # move layout, cast and normalisation into the graph
-# precision = "auto"              # auto, fp32, fp16
+# precision = "auto"              # the fastest within the bars; or fp32, fp16, bf16, int8
+# allow_slower = false            # publish int8 although float is faster
 # output = "bundles/detector"     # a folder; with the ending .edgekit a single file
 # sign_key = "release.key"
 """

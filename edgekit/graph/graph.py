@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass, replace
 
 import onnx
@@ -75,6 +76,11 @@ def dtype_name(elem_type: int) -> str:
 
 def with_all_outputs(model: ModelProto) -> ModelProto:
     """A copy that also returns every intermediate tensor, in the order of computation, for finding a divergence."""
+    return with_outputs(model, {name for node in model.graph.node for name in node.output})
+
+
+def with_outputs(model: ModelProto, tensors: Set[str]) -> ModelProto:
+    """A copy that also returns those of `tensors` whose type is known, in the order of computation."""
     inferred = onnx.shape_inference.infer_shapes(model)
     known = {value.name: value for value in inferred.graph.value_info}
     outputs = {value.name for value in inferred.graph.output}
@@ -82,6 +88,6 @@ def with_all_outputs(model: ModelProto) -> ModelProto:
     copy.CopyFrom(model)
     for node in model.graph.node:
         for name in node.output:
-            if name in known and name not in outputs:
+            if name in known and name in tensors and name not in outputs:
                 copy.graph.output.append(known[name])
     return copy

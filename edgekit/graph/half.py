@@ -24,7 +24,7 @@ ISLANDS = frozenset(
         *("ReduceProd", "CumSum", "Exp", "Log", "Pow", "Reciprocal", "Softplus", "Erf"),
         *("NonMaxSuppression", "Scan", "Loop", "If", "Cast", "CastLike", "Constant", "ConstantOfShape", "Range"),
         *("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "EyeLike"),
-        *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
+        "DynamicQuantizeLinear",
     }
 )
 # Inputs that ONNX types as float32 whatever the operator computes in: (operator, input index).

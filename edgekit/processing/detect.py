@@ -25,7 +25,7 @@ class Detections:
     """What was found in one picture, best first.
 
     Attributes:
-        boxes: float32 (n, 4), corners x1 y1 x2 y2 in pixels of the original picture, clipped to it.
+        boxes: float32 (n, 4), corners x1 y1 x2 y2 in pixels of the original picture, clipped to it if the spec says so.
         scores: float32 (n,), 0 to 1.
         labels: int64 (n,), class indices.
     """
@@ -59,7 +59,7 @@ def detections(
     for i, placement in enumerate(placements):
         boxes, scores, labels = _finite(spec, decoder(spec, [array[i] for array in arrays]))
         kept = nms(boxes, scores, labels, spec.iou_threshold, spec.max_detections)
-        found.append(Detections(placement.to_picture(boxes[kept]), scores[kept], labels[kept]))
+        found.append(Detections(placement.to_picture(boxes[kept], spec.clip), scores[kept], labels[kept]))
     return found
 
 

@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgekit.processing.antialias import resample_antialiased
 from edgekit.processing.resize import Pixels, check_image, resample
 from edgekit.processing.scratch import scratch
 from edgekit.spec import ImagePreprocess
 
 Tensor = npt.NDArray[Any]
+
+_RESAMPLERS = {("bilinear", False): resample, ("bilinear", True): resample_antialiased}
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,12 @@ class Placement:
     height: int
     width: int
 
-    def to_picture(self, boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Boxes (n, 4), corners x1 y1 x2 y2 in input pixels, as pixels of the picture and clipped to it."""
-        x = np.clip((boxes[:, 0::2] - self.offset_x) / self.scale_x, 0, self.width)
-        y = np.clip((boxes[:, 1::2] - self.offset_y) / self.scale_y, 0, self.height)
+    def to_picture(self, boxes: npt.NDArray[np.float32], clip: bool = True) -> npt.NDArray[np.float32]:
+        """Boxes (n, 4), corners x1 y1 x2 y2 in input pixels, as pixels of the picture, with `clip` kept inside it."""
+        x = (boxes[:, 0::2] - self.offset_x) / self.scale_x
+        y = (boxes[:, 1::2] - self.offset_y) / self.scale_y
+        if clip:
+            x, y = np.clip(x, 0, self.width), np.clip(y, 0, self.height)
         return np.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], axis=1).astype(np.float32, copy=False)
 
 
@@ -71,12 +76,13 @@ def prepare_batch(
     shape = (3, spec.height, spec.width) if planar else (spec.height, spec.width, 3)
     fits = out is not None and out.shape == (len(images), *shape) and out.dtype == spec.dtype
     tensor = out if out is not None and fits else np.empty((len(images), *shape), spec.dtype)
+    resampled = _RESAMPLERS[spec.resampler, spec.antialias]
     placements = []
     for image, canvas in zip(images, tensor, strict=True):
         check_image(image)
         fit = _fit(spec, image.shape[0], image.shape[1])
         memory = scratch("picture", 3 * fit.height * fit.width, np.uint8)
-        picture = resample(image, fit.height, fit.width, planar=planar, reverse=spec.colour == "bgr", out=memory)
+        picture = resampled(image, fit.height, fit.width, planar=planar, reverse=spec.colour == "bgr", out=memory)
         if planar:
             _paint(spec, fit, picture, canvas)
         elif spec.dtype == "uint8":

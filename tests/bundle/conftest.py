@@ -11,12 +11,20 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from edgekit.bundle.evidence import (
+    Candidate,
+    Choice,
+    Coverage,
+    LayerNoise,
+    MeasuredOn,
+    Parity,
+    Quality,
+    Variant,
+)
 from edgekit.bundle.manifest import (
     HistoryStep,
     Manifest,
     Origin,
-    Parity,
-    Quality,
     Question,
     RuntimeNeed,
     SelfTest,
@@ -37,6 +45,9 @@ FILES: Files = {
     "selftest/maps.npy": ("selftest", encode_array(np.ones((1, 8), np.float16))),
 }
 
+COVERAGE = Coverage(0.8, 0.9, 90, 100, "runtime", {"decode/Mul": "decode arithmetic stays float"})
+LOST = Quality("measured", metric="ap50", parent=91.5, bundle=91.1, max_drop=0.5, samples=72, data_sha256="a" * 64)
+
 FULL = Manifest(
     name="femtodet",
     version=3,
@@ -56,13 +67,26 @@ FULL = Manifest(
     history=(HistoryStep("fuse", {"stages": [1, 2, {"deep": None}]}, {"parameters": 64_657, "error": 1e-12}),),
     parity=(Parity("onnxruntime 1.23.2 on host", "torch 2.9.1", 8, "real", 1e-6, 3e-7, 1e-4, True),),
     quality=Quality(
-        "measured", metric="ap50", parent=91.5, bundle=91.4, max_drop=0.5, samples=72, data_sha256="a" * 64
+        *("measured", None, "ap50", 91.5, 91.4, 0.5, 72, "a" * 64),
+        *(0.1, 0.3, -0.1, 0.95, 1000, "paired bootstrap over samples"),
     ),
     questions=(Question("speed", "latency", "is it fast", "no board here", prediction=4.5, unit="ms"),),
     selftest=(SelfTest({"images": "selftest/images.npy"}, {"maps": "selftest/maps.npy"}, 1e-3, "random"),),
     tools={"torch": "2.9.1"},
     origins={"conv1": Origin("femtodet.stem", "femtodet.py", 12)},
     licences=("Apache-2.0",),
+    choice=Choice(
+        "fp32",
+        "race",
+        "int8 is not faster here",
+        (
+            Candidate("fp32", True, quality=LOST, latency_ms=4.0, speedup=(1.0, 1.0, 1.0)),
+            Candidate("int8", True, quality=LOST, coverage=COVERAGE, latency_ms=4.1, speedup=(0.96, 0.98, 0.99)),
+            Candidate("bf16", False, "this CPU has no bf16"),
+        ),
+        MeasuredOn("A CPU", "x86_64", "Linux 6.8", "openvino 2026.4.1", "ONEDNN_MAX_CPU_ISA=AVX2_VNNI", 1),
+    ),
+    layers=(LayerNoise("conv1", "conv1_out", 21.5, "femtodet.stem", "femtodet.py", 12),),
 )
 
 MINIMAL = Manifest(
@@ -80,6 +104,22 @@ MINIMAL = Manifest(
     tools={},
     origins={},
 )
+
+
+INT8 = "variants/int8/model.onnx"
+VARIED_FILES: Files = {**FILES, INT8: ("variant", b"a smaller graph" * 20)}
+VARIED = replace(FULL, variants=(Variant("int8", {"model": INT8}, {"HINT": "f32"}, 0.2, LOST, COVERAGE),))
+
+
+@pytest.fixture(scope="session")
+def varied() -> Manifest:
+    """`full`, and the same model in int8; `varied_files` are its files."""
+    return VARIED
+
+
+@pytest.fixture
+def varied_files() -> Files:
+    return dict(VARIED_FILES)
 
 
 @pytest.fixture(scope="session")

@@ -179,13 +179,19 @@ def test_questions_are_told_apart_by_their_ids(refused):
 
 def test_quality_is_measured_with_figures_or_unknown_with_a_reason():
     Quality("unknown", reason="no labels")
-    Quality("measured", metric="ap50", parent=0.0, bundle=0.0, samples=1)
+    measured = {"status": "measured", "metric": "ap50", "parent": 0.0, "bundle": 0.0, "samples": 1}
+    Quality(**measured)
+    Quality(**measured, drop=-0.5, drop_upper=0.0, drop_lower=-1.0, confidence=0.95, replicates=1)
     for wrong in (
         {"status": "unknown"},
         {"status": "unknown", "reason": ""},
         {"status": "unknown", "reason": "no labels", "parent": 1.0},
         {"status": "measured", "metric": "ap50"},
         {"status": "measured", "metric": "", "parent": 1.0, "bundle": 1.0, "samples": 3},
+        {"status": "unknown", "reason": "no labels", "drop": 1.0},
+        {**measured, "drop_upper": 1.0},
+        {**measured, "drop": 1.0, "confidence": 1.0},
+        {**measured, "drop": 1.0, "replicates": 0},
     ):
         with pytest.raises(ValueError, match="quality"):
             Quality(**wrong)

@@ -178,7 +178,7 @@ def test_a_well_formed_zip_without_a_manifest_is_no_bundle(tmp_path):
 
 def test_manifest_bytes_are_sorted_readable_and_end_with_a_newline(full):
     raw = manifest_bytes(full)
-    assert raw.endswith(b"}\n") and "Plättchen".encode() in raw and raw.startswith(b'{\n "files": [')
+    assert raw.endswith(b"}\n") and "Plättchen".encode() in raw and raw.startswith(b'{\n "choice": {')
     lines = [line for line in raw.decode().splitlines() if line.startswith(' "')]
     assert lines == sorted(lines, key=lambda line: line.split('"')[1])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -152,6 +153,12 @@ def test_boxes_come_back_in_pixels_of_the_picture_and_clipped():
     ]
     assert found.boxes.dtype == np.float32
     assert found.labels.dtype == np.int64
+
+
+def test_boxes_are_clipped_only_if_the_spec_says_so():
+    _, placement = prepare(PRE, np.zeros((128, 256, 3), np.uint8))
+    (found,) = detections(replace(POST, clip=False), {"y": scene((0, 0, 2))}, [placement])
+    assert found.boxes.tolist() == [[-32, -32, 32, 32]]
 
 
 def test_each_picture_of_a_batch_has_its_own_answer():

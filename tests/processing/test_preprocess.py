@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekit.errors import InputError
+from edgekit.processing.antialias import resample_antialiased
 from edgekit.processing.preprocess import prepare, prepare_batch
 from edgekit.processing.resize import resize_bilinear
 from edgekit.spec import ImagePreprocess
@@ -34,12 +35,13 @@ def test_femtodet_pads_below_with_grey_before_it_normalises():
     assert (placement.scale_x, placement.scale_y, placement.offset_x, placement.offset_y) == (0.65, 0.65, 0, 0)
 
 
+@pytest.mark.parametrize("antialias", [False, True])
 @pytest.mark.parametrize("colour", ["rgb", "bgr"])
 @pytest.mark.parametrize("resize", ["letterbox", "stretch", "crop"])
 @pytest.mark.parametrize("anchor", ["top-left", "center"])
 @pytest.mark.parametrize("size", [(17, 91), (90, 11), (32, 48), (33, 49)])
-def test_every_layout_and_dtype_holds_the_same_pixels(colour, resize, anchor, size):
-    spec = replace(SMALL, colour=colour, resize=resize, anchor=anchor)
+def test_every_layout_and_dtype_holds_the_same_pixels(antialias, colour, resize, anchor, size):
+    spec = replace(SMALL, antialias=antialias, colour=colour, resize=resize, anchor=anchor)
     image = picture(*size)
     planar, placement = prepare(replace(spec, dtype="uint8"), image)
     for layout, dtype in (("nhwc", "uint8"), ("nhwc", "float32"), ("nchw", "float32")):
@@ -77,6 +79,24 @@ def test_crop_keeps_the_middle_at_the_scale_of_the_shorter_side():
     assert placement.offset_x == -48
 
 
+@pytest.mark.parametrize(
+    ("resize", "size", "seen", "covered"),
+    [
+        ("stretch", (32, 48), np.s_[:, :], np.s_[:, :]),
+        ("letterbox", (32, 16), np.s_[:, :], np.s_[:, 16:32]),  # 90 x 45, centred
+        ("crop", (96, 48), np.s_[32:64, :], np.s_[:, :]),
+    ],
+)
+def test_antialiasing_changes_how_pixels_are_made_and_not_where_they_lie(resize, size, seen, covered):
+    image = picture(90, 45)
+    spec = replace(SMALL, resize=resize, anchor="center", layout="nhwc", dtype="uint8", antialias=True)
+    tensor, placement = prepare(spec, image)
+    assert np.array_equal(tensor[0][covered], resample_antialiased(image, *size)[seen])
+    plain, where = prepare(replace(spec, antialias=False), image)
+    assert placement == where
+    assert not np.array_equal(plain, tensor)
+
+
 def test_a_sliver_keeps_at_least_one_pixel():
     tensor, _ = prepare(replace(SMALL, layout="nhwc", dtype="uint8"), np.full((1, 1000, 3), 9, np.uint8))
     assert (tensor[0, 0] == 9).all()
@@ -106,6 +126,13 @@ def test_boxes_are_clipped_to_the_picture():
     placement = prepare(FEMTODET, np.zeros((480, 640, 3), np.uint8))[1]
     got = placement.to_picture(np.array([[-50, -50, 500, 500]], np.float32))
     assert got.tolist() == [[0, 0, 640, 480]]
+    assert got.dtype == np.float32
+
+
+def test_boxes_may_reach_beyond_the_picture_where_that_is_asked_for():
+    placement = prepare(FEMTODET, np.zeros((480, 640, 3), np.uint8))[1]
+    got = placement.to_picture(np.array([[-65, -130, 650, 325]], np.float32), clip=False)
+    np.testing.assert_allclose(got, [[-100, -200, 1000, 500]], rtol=1e-6)
     assert got.dtype == np.float32
 
 

@@ -103,6 +103,20 @@ def test_every_other_target_defaults_to_fp32(name: str) -> None:
     assert device(name).default_precision == "fp32"
 
 
+@each_profile
+def test_int8_has_to_beat_the_default_precision(profile: DeviceProfile) -> None:
+    assert profile.candidates[0] == profile.default_precision
+    assert profile.candidates[-1] == "int8"
+    assert ("bf16" in profile.candidates) is (profile.name == "intel-cpu")
+
+
+def test_an_n100_is_raced_under_its_own_instructions_alone() -> None:
+    assert device("intel-n100").race_env == {"ONEDNN_MAX_CPU_ISA": "AVX2_VNNI"}
+    assert device("intel-n100").race_needs["int8"] == ("avx_vnni",)
+    assert device("intel-cpu").race_env == {}
+    assert "bf16" not in device("intel-n100").candidates
+
+
 @pytest.mark.parametrize("name", ["intel-cpu", "intel-n100"])
 def test_openvino_is_pinned_to_f32_and_says_why(name: str) -> None:
     profile = device(name)

@@ -193,7 +193,11 @@ def test_what_does_not_fit_is_refused_with_the_file_and_the_field(
         ('runtime_min = "1.20"', 'runtime_min = "1.20"\nruntime_below = "1.9"', "no version is at least 1.20"),
         ('opset = "r"\n', "", "the pin 'opset' has no reason"),
         ("ir = 10", 'ir = 10\nsettings = { HINT = "f32" }', "the pin 'settings' has no reason"),
-        ('default_precision = "fp32"', 'default_precision = "int3"', "expected one of fp16, fp32"),
+        ('default_precision = "fp32"', 'default_precision = "int3"', "expected one of fp32, fp16, bf16, int8"),
+        ("ir = 10", 'ir = 10\ncandidates = ["fp32"]', "the pin 'candidates' has no reason"),
+        ("ir = 10", 'ir = 10\nrace_env = { A = "1" }', "the pin 'race_env' has no reason"),
+        ("ir = 10", 'ir = 10\nrace_needs = { int8 = ["avx2"] }', "the pin 'race_needs' has no reason"),
+        ("ir = 10", 'ir = 10\ncandidates = ["fp32", "int3"]', "expected one of fp32, fp16, bf16, int8"),
         ('title = "a board"', "", "missing field 'title'"),
         ('name = "my-board"', "", "missing field 'name'"),
         ('name = "my-board"', 'name = "My Board"', "'My Board' is no name"),
@@ -209,6 +213,22 @@ def test_a_profile_that_makes_no_sense_is_refused(write: Write, old: str, new: s
         profiles.read_profiles([path])
     assert complaint in caught.value.what + str(caught.value.why)
     assert str(path) in str(caught.value.where)
+
+
+@pytest.mark.parametrize(
+    ("candidates", "complaint"),
+    [
+        ('["int8", "fp32"]', "the first candidate is the float that the others have to beat, not int8"),
+        ('["fp32", "int8", "int8"]', "the candidate 'int8' stands twice"),
+    ],
+)
+def test_candidates_are_different_and_float_is_first(write: Write, candidates: str, complaint: str) -> None:
+    text = (
+        board("b").replace("ir = 10", f"ir = 10\ncandidates = {candidates}").replace('ir = "r"', 'ir = "r"\nCANDIDATES')
+    )
+    path = write("b.toml", text.replace("CANDIDATES", 'candidates = "r"'))
+    with pytest.raises(InputError, match=complaint):
+        profiles.read_profiles([path])
 
 
 def test_a_later_minor_version_is_later_although_its_text_sorts_before(write: Write) -> None:

@@ -10,6 +10,9 @@ from typing import Any
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
+from edgekit.graph.layers import find_layers
+from edgekit.graph.wiring import Wiring
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -47,6 +50,50 @@ def restrictions(model: ModelProto) -> list[str]:
     used = sorted({inner.op_type for node in model.graph.node for inner in _with_subgraphs(node)})
     said = [(name, operators[name]["restriction"]) for name in used if operators.get(name, {}).get("restriction")]
     return [f"{name}: {restriction}" for name, restriction in said]
+
+
+def int8_cautions(model: ModelProto) -> tuple[str, ...]:
+    """Where int8 may lose to fp16 on a Jetson; warnings, since only the board measures it."""
+    wiring = Wiring(model)
+    layers = find_layers(wiring)[0].values()
+    convolutions = [(layer, wiring.weights[layer.weight].dims) for layer in layers if layer.node.op_type == "Conv"]
+    rules = (
+        (
+            "channels that are no multiple of 32, which int8 tensor cores want (NVIDIA/TensorRT#1310, maintainer)",
+            [each.name for each, dims in convolutions if dims[0] % 32 or (dims[1] * each.groups) % 32],
+        ),
+        (
+            "depthwise, where int8 often loses to fp16 on Orin (NVIDIA/TensorRT#2067)",
+            [each.name for each, dims in convolutions if each.groups > 1 and dims[1] == 1],
+        ),
+        (
+            "grouped, which int8 splits into a kernel a group (NVIDIA/TensorRT#4529)",
+            [each.name for each, dims in convolutions if each.groups > 1 and dims[1] > 1],
+        ),
+    )
+    return tuple(f"int8: {len(names)} layer(s) {why}: {', '.join(names[:3])}" for why, names in rules if names)
+
+
+def explicit_int8_nodes(model: ModelProto) -> frozenset[str]:
+    """The compute nodes whose data and weight are both dequantized right before, with zero points of zero.
+
+    That is TensorRT's rule for explicit quantization (Developer Guide, "Explicit Quantization"); nothing inside a loop
+    counts, since Q/DQ is not taken there.
+    """
+    wiring = Wiring(model)
+    return frozenset(
+        str(node.name)
+        for node in model.graph.node
+        if node.op_type in ("Conv", "Gemm", "MatMul") and all(_dequantized(name, wiring) for name in node.input[:2])
+    )
+
+
+def _dequantized(tensor: str, wiring: Wiring) -> bool:
+    node = wiring.producers.get(tensor)
+    if node is None or node.op_type != "DequantizeLinear":
+        return False
+    zero = node.input[2] if len(node.input) > 2 else ""
+    return not zero or (zero in wiring.weights and not wiring.weight(zero).any())
 
 
 @cache

@@ -1,0 +1,73 @@
+"""How each runtime wants its quantized graphs written, as data. Why one file cannot serve all was measured:
+
+the form that TensorRT asks for (symmetric int8, Q before the consumer) runs 1.9 times slower than float in ONNX
+Runtime, which fuses a convolution only between Q/DQ pairs on both sides, and TensorRT refuses every zero point.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgekit.graph.layers import ARITHMETIC, MOVERS
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """A runtime's form.
+
+    Attributes:
+        name: the runtime.
+        affine: activations are uint8 with a zero point; otherwise int8, symmetric, zero point 0.
+        closed: results of convolutions and carriers are rounded even where the next reader is float.
+        gemm: a `MatMul` with its bias is written as `Gemm` on rows, with an int32 bias.
+        int32_bias: biases are integers in steps of the accumulator.
+        half_scales: scales are rounded to fp16 first, since the file will hold them so.
+        carriers: operators between layers that stay in integers.
+        dynamic: ranges at run time can be expressed.
+    """
+
+    name: str
+    affine: bool
+    closed: bool
+    gemm: bool
+    int32_bias: bool
+    half_scales: bool
+    carriers: frozenset[str]
+    dynamic: bool
+
+
+DIALECTS = {
+    dialect.name: dialect
+    for dialect in (
+        Dialect(
+            "onnxruntime",
+            affine=True,
+            closed=True,
+            gemm=True,
+            int32_bias=True,
+            half_scales=False,
+            carriers=MOVERS | ARITHMETIC,
+            dynamic=True,
+        ),
+        Dialect(
+            "openvino",
+            affine=True,
+            closed=False,
+            gemm=False,
+            int32_bias=False,
+            half_scales=False,
+            carriers=MOVERS | ARITHMETIC,
+            dynamic=False,
+        ),
+        Dialect(
+            "tensorrt",
+            affine=False,
+            closed=False,
+            gemm=False,
+            int32_bias=False,
+            half_scales=True,
+            carriers=MOVERS | ARITHMETIC,
+            dynamic=False,
+        ),
+    )
+}
