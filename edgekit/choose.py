@@ -73,7 +73,7 @@ def _others(
     built: list[Built] = []
     refused: dict[str, str] = {}
     for precision in wanted:
-        missing = why_not_int8(intake, config) if precision == "int8" else why_not_lossy(intake)
+        missing = why_not_int8(intake) if precision == "int8" else why_not_lossy(intake)
         lacking = race_problem(canonical.profile, precision) if precision == "bf16" else None
         if asked == "auto" and (missing or lacking):
             refused[precision] = missing or lacking or ""

@@ -71,7 +71,7 @@ class QuantizationOptions:
         search: return the worst layers to float where the quality gate says no.
     """
 
-    observer: str = "mse"
+    observer: str = "percentile"
     activations: Literal["static", "dynamic"] = "static"
     equalize: bool = True
     bias_correction: bool = True

@@ -57,6 +57,6 @@ def coverage_gate(coverage: Coverage, canonical: Graph, runtime: str) -> None:
     raise GateError(
         f"coverage: {100 * coverage.share:.1f} % of the multiply-accumulates run in int8",
         where=f"{runtime}: {listed}{more}",
-        why=f"the bar is {100 * coverage.bar:.0f} %; counted by {coverage.source}, by name, over all layers of the graph",
+        why=f"the bar is {100 * coverage.bar:.0f} %; counted by {coverage.source}, by name, over all layers",
         fix="export in a float precision, or state another bar with --min-coverage",
     )

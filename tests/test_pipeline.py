@@ -212,7 +212,7 @@ def test_without_data_a_strangers_model_is_held_against_random_inputs_and_qualit
 
 
 def test_with_data_parity_is_on_real_pictures_and_quality_is_measured(config: Make, data: Path) -> None:
-    manifest = pipeline.export(config(data=str(data), calibration_samples=1), "host").manifest
+    manifest = pipeline.export(config(data=str(data), parity_samples=1), "host").manifest
     assert [(parity.inputs, parity.samples) for parity in manifest.parity] == [("real", 1), ("random", 2)]
     assert (manifest.quality.status, manifest.quality.metric, manifest.quality.samples) == ("measured", "ap50", 2)
     assert manifest.quality.parent == manifest.quality.bundle == pytest.approx(100.0)

@@ -11,10 +11,11 @@ import typer
 from edgekit.cli.output import Json, emit, emit_then, note, say, table
 
 if TYPE_CHECKING:
+    from edgekit.bundle import Choice, Variant
     from edgekit.exporters import Plan
     from edgekit.pipeline import ExportResult
 
-MODEL, GATES, OUTPUT = "Model", "Gates", "Export"
+MODEL, GATES, INT8, OUTPUT = "Model", "Gates", "Int8", "Export"
 
 
 def command(
@@ -51,15 +52,55 @@ def command(
         typer.Option("--trust-code/--no-trust-code", help="Allow sources that execute code.", rich_help_panel=MODEL),
     ] = None,
     steps: Annotated[str | None, typer.Option(help="The recipe: 'fuse,rewrite'.", rich_help_panel=MODEL)] = None,
-    calibration_data: Annotated[str | None, typer.Option(help="Real inputs for parity.", rich_help_panel=GATES)] = None,
-    calibration_samples: Annotated[int | None, typer.Option(help="How many of them.", rich_help_panel=GATES)] = None,
+    calibration_data: Annotated[
+        str | None, typer.Option(help="Real inputs for ranges and parity, never held out.", rich_help_panel=INT8)
+    ] = None,
+    calibration_split: Annotated[
+        str | None, typer.Option(help="Or a split of --data; by default train.", rich_help_panel=INT8)
+    ] = None,
+    calibration_samples: Annotated[int | None, typer.Option(help="How many of them.", rich_help_panel=INT8)] = None,
+    observer: Annotated[
+        str | None,
+        typer.Option(help="minmax, percentile, ema-percentile, mse, octav or entropy.", rich_help_panel=INT8),
+    ] = None,
+    activations: Annotated[
+        str | None, typer.Option(help="static, or dynamic: ranges at run time.", rich_help_panel=INT8)
+    ] = None,
+    equalize: Annotated[
+        bool | None,
+        typer.Option("--equalize/--no-equalize", help="Move scales between layers.", rich_help_panel=INT8),
+    ] = None,
+    bias_correction: Annotated[
+        bool | None,
+        typer.Option(
+            "--bias-correction/--no-bias-correction", help="Take mean errors out of biases.", rich_help_panel=INT8
+        ),
+    ] = None,
+    keep_float: Annotated[
+        list[str] | None,
+        typer.Option(help="Layers that stay float: a node or module, * allowed; repeat it.", rich_help_panel=INT8),
+    ] = None,
+    min_coverage: Annotated[
+        float | None, typer.Option(help="Least share of MACs really in int8.", rich_help_panel=INT8)
+    ] = None,
+    search: Annotated[
+        bool | None,
+        typer.Option("--search/--no-search", help="Return layers to float until it passes.", rich_help_panel=INT8),
+    ] = None,
+    allow_slower: Annotated[
+        bool | None,
+        typer.Option("--allow-slower/--no-allow-slower", help="Publish int8 though slower.", rich_help_panel=INT8),
+    ] = None,
     tolerance: Annotated[
         float | None, typer.Option(help="Largest relative deviation of a tensor.", rich_help_panel=GATES)
     ] = None,
+    parity_samples: Annotated[int | None, typer.Option(help="Inputs to compare on.", rich_help_panel=GATES)] = None,
     max_drop: Annotated[float | None, typer.Option(help="Points that may be lost.", rich_help_panel=GATES)] = None,
     quality_samples: Annotated[int | None, typer.Option(help="At most so many.", rich_help_panel=GATES)] = None,
     input: Annotated[str | None, typer.Option(help="as-is or uint8-nhwc.", rich_help_panel=OUTPUT)] = None,
-    precision: Annotated[str | None, typer.Option(help="auto, fp32 or fp16.", rich_help_panel=OUTPUT)] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="auto, fp32, fp16, bf16 or int8.", rich_help_panel=OUTPUT)
+    ] = None,
     output: Annotated[
         str | None,
         typer.Option("--output", "-o", help="A folder, or a file ending in .edgekit.", rich_help_panel=OUTPUT),
@@ -89,7 +130,17 @@ def command(
         "metric": metric,
         "trust_code": trust_code,
         "calibration_data": calibration_data,
+        "calibration_split": calibration_split,
         "calibration_samples": calibration_samples,
+        "observer": observer,
+        "activations": activations,
+        "equalize": equalize,
+        "bias_correction": bias_correction,
+        "keep_float": tuple(keep_float) if keep_float else None,
+        "min_coverage": min_coverage,
+        "search": search,
+        "allow_slower": allow_slower,
+        "parity_samples": parity_samples,
         "tolerance": tolerance,
         "max_drop": max_drop,
         "quality_samples": quality_samples,
@@ -153,6 +204,7 @@ def _summary(result: ExportResult) -> dict[str, Any]:
         "target": manifest.target,
         "parity": manifest.parity,
         "quality": manifest.quality,
+        "choice": manifest.choice,
         "questions": manifest.questions,
         "bytes": sum(entry.size for entry in manifest.files),
         "costs": result.progress.costs,
@@ -173,12 +225,28 @@ def _print_result(result: ExportResult) -> None:
         say(f"  quality  {quality.metric} {quality.parent:.2f} -> {quality.bundle:.2f} on {quality.samples} samples")
     else:
         say(f"  quality  unknown: {quality.reason}")
+    if manifest.choice is not None:
+        _print_choice(manifest.choice, manifest.variants)
     for question in manifest.questions:
         say(f"  open     {question.what}: {question.reason}")
     if manifest.questions:
         say(f"  next     on the board: edgekit prove {result.path.name}")
     for cost in result.progress.costs:
         say(f"  took     {cost.seconds:5.1f} s, peak {cost.peak_rss_mib:.0f} MiB  {cost.step}")
+
+
+def _print_choice(choice: Choice, variants: tuple[Variant, ...]) -> None:
+    say(f"  chosen   {choice.precision} by {choice.chosen_by}: {choice.reason}")
+    for each in choice.candidates:
+        speed = f"{each.latency_ms:.2f} ms, {each.speedup[1]:.2f}x of float's speed" if each.speedup else ""
+        cover = f"{100 * each.coverage.share:.0f} % of MACs in int8" if each.coverage else ""
+        told = ", ".join(filter(None, (speed, cover, each.reason)))
+        say(f"  {each.precision:<8} {'' if each.eligible else 'not eligible: '}{told}")
+    if choice.measured_on is not None:
+        on = choice.measured_on
+        say(f"  measured on {on.cpu}, {on.runtime}, {on.instruction_set}, {on.threads} thread(s)")
+    for variant in variants:
+        say(f"  carries  {variant.precision} as well, to be raced on the board")
 
 
 def _print_plans(plans: list[Plan]) -> None:

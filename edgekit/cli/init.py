@@ -40,7 +40,7 @@ source = {source}
 # calibration_samples = 128
 
 [quantization]
-# observer = "mse"                # minmax, percentile, ema-percentile, mse, octav, entropy
+# observer = "percentile"         # minmax, percentile, ema-percentile, mse, octav, entropy
 # activations = "static"          # dynamic: ranges at run time, in matrix products, on ONNX Runtime
 # equalize = true
 # bias_correction = true

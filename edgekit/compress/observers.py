@@ -123,7 +123,7 @@ OBSERVERS = {
         Observer("entropy", HISTOGRAM, entropy),
     )
 }
-DEFAULT_OBSERVER = "mse"
+DEFAULT_OBSERVER = "percentile"
 
 
 def observer_named(name: str) -> Observer:

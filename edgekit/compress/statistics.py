@@ -54,7 +54,7 @@ class Histogram:
     def centres(self) -> Floats:
         """The middle of each bin, float64 (bins,)."""
         half = len(self.counts) // 2
-        centres: Floats = (np.arange(-half, half) + 0.5) * self.width
+        centres: Floats = (np.arange(-half, half, dtype=np.float64) + 0.5) * self.width
         return centres
 
     @property

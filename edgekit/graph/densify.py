@@ -12,7 +12,7 @@ from edgekit.graph.passes import check, infer_shapes
 from edgekit.graph.wiring import Wiring, copy_of, replace_weight
 
 MOST_GROUPS = 4
-"""A dense weight has `groups` times the multiplications; TensorRT runs int8 groups one by one (NVIDIA/TensorRT#4529)."""
+"""A dense weight multiplies `groups` times as often; TensorRT runs int8 groups one by one (NVIDIA/TensorRT#4529)."""
 
 
 def densify(graph: Graph, names: Collection[str]) -> Graph:

@@ -163,8 +163,7 @@ def _layer(node: NodeProto, wiring: Wiring) -> Layer:
         return Layer(node, data, weight, axis, output, bias)
     reader = wiring.only_consumer(output)
     added = [name for name in reader.input if name != output] if reader is not None and reader.op_type == "Add" else []
-    channels = wiring.weights[weight].dims[1]
-    if reader is not None and added and added[0] in wiring.weights:
-        if list(wiring.weights[added[0]].dims) == [channels]:
-            return Layer(node, data, weight, axis, str(reader.output[0]), added[0], str(reader.name))
+    sizes = list(wiring.weights[added[0]].dims) if added and added[0] in wiring.weights else []
+    if reader is not None and sizes == [wiring.weights[weight].dims[1]]:
+        return Layer(node, data, weight, axis, str(reader.output[0]), added[0], str(reader.name))
     return Layer(node, data, weight, axis, output)

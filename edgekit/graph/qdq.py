@@ -150,7 +150,7 @@ class _Writer:
         return activation_step(self.spec.activations[tensor], self.dialect)
 
     def _round(self, tensor: str) -> None:
-        """Write the pair after `tensor`, where it becomes integers; an output of the graph keeps its name at the end."""
+        """Write the pair after `tensor`, where it becomes integers; an output of the graph keeps its name."""
         if tensor not in self.rounded:
             return
         step = self._step(tensor)

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
-from edgekit import intake, pipeline
+from edgekit import candidates, intake, pipeline
 from edgekit.bundle import Bundle
 from edgekit.config import Config
 from edgekit.errors import GateError
@@ -183,7 +183,7 @@ def test_a_gate_that_says_no_is_exit_3_with_what_where_why_fix(
     def refuse(*_: object) -> Any:
         raise GateError("parity: output 'y' deviates", where="node 'n'", why="0.5", fix="mend it")
 
-    monkeypatch.setattr(pipeline, "parity_gate", refuse)
+    monkeypatch.setattr(candidates, "parity_gate", refuse)
     done = edgekit("export", "--source", detector, "-t", "host")
     assert done.code == 3
     assert done.err.endswith("error: parity: output 'y' deviates\n  where: node 'n'\n  why: 0.5\n  fix: mend it\n")

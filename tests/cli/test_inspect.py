@@ -93,7 +93,7 @@ def test_choice_candidates_coverage_variants_and_worst_layers_are_shown(edgekit:
 def test_nothing_is_said_of_what_a_bundle_does_not_have(edgekit: Any, bundle: Any) -> None:
     done = edgekit("inspect", bundle(choice=None, variants=(), layers=()))
     assert done.code == 0
-    for word in ("precision ", "candidate", "measured", "noisiest", "variant  "):
+    for word in ("precision ", "candidate", "measured", "noisiest", "variant    "):
         assert word not in done.out
 
 
