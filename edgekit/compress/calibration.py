@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,10 +72,12 @@ def calibrate(graph: Graph, needs: Iterable[Need], samples: Iterable[Feeds], lea
     wanted = sorted(set(needs), key=lambda need: (need.tensor, repr(need.statistic)))
     accumulators: dict[Need, Accumulator] = {need: need.statistic.start() for need in wanted}
     engine = ORT.open(EngineRequest(serialize(_observed(graph.model, {need.tensor for need in wanted}))))
+    inputs = {value.name for value in graph.model.graph.input} - {t.name for t in graph.model.graph.initializer}
     digest, count = hashlib.sha256(), 0
     try:
         for feeds in samples:
             count += 1
+            _refuse_other_names(inputs, feeds, count)
             for name in sorted(feeds):
                 digest.update(f"{name} {feeds[name].dtype} {feeds[name].shape}\0".encode())
                 digest.update(np.ascontiguousarray(feeds[name]).data)
@@ -147,6 +149,16 @@ def text_samples(path: Path, spec: ModelSpec, count: int, tokens: Sequence[int] 
 def _observed(model: ModelProto, tensors: set[str]) -> ModelProto:
     inputs = {value.name for value in model.graph.input}
     return with_outputs(model, tensors - inputs)
+
+
+def _refuse_other_names(inputs: Set[str], feeds: Feeds, sample: int) -> None:
+    if inputs != feeds.keys():
+        raise InputError(
+            "the sample's tensors are not the model's inputs",
+            where=f"calibration sample {sample}",
+            why=f"it holds {', '.join(sorted(feeds)) or 'none'}; the model takes {', '.join(sorted(inputs))}",
+            fix="name the sample's tensors as the model does",
+        )
 
 
 def _refuse_nonsense(tensor: str, values: np.ndarray, sample: int) -> None:

@@ -67,11 +67,11 @@ def find_pairs(wiring: Wiring, layers: Sequence[Layer]) -> tuple[Pair, ...]:
     for tensor, consumers in readers.items():
         if len(wiring.consumers[tensor]) != len(consumers) or tensor in wiring.outputs:
             continue
-        if not all(_scalable(layer, wiring) for layer in consumers):
+        axis = _channel_axis(consumers[0])
+        if not all(_scalable(layer, wiring) and _channel_axis(layer) == axis for layer in consumers):
             continue
-        found = _producers(tensor, wiring, by_output)
+        found = _producers(tensor, axis, wiring, by_output)
         if found and all(len(wiring.consumers[name]) == 1 for name in found):
-            axis = 1 if consumers[0].node.op_type == "Conv" else -1
             pairs.append(Pair(tensor, axis, found, tuple(consumers)))
     return tuple(pairs)
 
@@ -110,16 +110,23 @@ def _scales(pair: Pair, activation: Floats, wiring: Wiring, alpha: float) -> Flo
     return np.where(used, np.clip(centred, SMALLEST, LARGEST), 1.0)
 
 
-def _producers(tensor: str, wiring: Wiring, by_output: Mapping[str, Layer]) -> dict[str, int]:
-    """The initializers to divide, with their axis; empty where the tensor cannot be rescaled at its source."""
+def _channel_axis(layer: Layer) -> int:
+    """Of what the layer reads and of what it computes."""
+    return 1 if layer.node.op_type == "Conv" else -1
+
+
+def _producers(tensor: str, axis: int, wiring: Wiring, by_output: Mapping[str, Layer]) -> dict[str, int]:
+    """The initializers to divide, with their axis; empty where `axis` of `tensor` cannot be rescaled there."""
     node = wiring.producers.get(tensor)
     if node is not None and node.op_type == "Relu" and wiring.only_consumer(node.input[0]) is not None:
         tensor = str(node.input[0])
         node = wiring.producers.get(tensor)
     layer = by_output.get(tensor)
     if layer is not None:
+        if _channel_axis(layer) != axis:
+            return {}
         return {layer.weight: layer.axis} | ({layer.bias: -1} if layer.bias else {})
-    if node is not None and node.op_type == "LayerNormalization" and len(node.output) == 1:
+    if node is not None and node.op_type == "LayerNormalization" and len(node.output) == 1 and axis == -1:
         names = [name for name in node.input[1:] if name]
         return dict.fromkeys(names, -1) if all(name in wiring.weights for name in names) else {}
     return {}

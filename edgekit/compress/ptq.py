@@ -63,7 +63,7 @@ class PreparedGraph:
         refused: compute nodes that cannot, with the reason.
         ranges: the clip range of each tensor that may become integers.
         divisors: what each channel of a rescaled tensor was divided by, float64 (channels,).
-        means: channel means, float64 (channels,), of each layer's data.
+        means: channel means, float64 (channels,), of each layer's data, by node name.
     """
 
     graph: Graph
@@ -135,7 +135,7 @@ class PreparedGraph:
         model = copy_of(self.graph.model)
         for layer in layers:
             if layer.bias is not None and len(Wiring(model).consumers[layer.bias]) == 1:
-                _correct_bias(model, layer, weights[layer.weight], self.means[layer.data])
+                _correct_bias(model, layer, weights[layer.weight], self.means[layer.name])
         return self.graph.then("bias-correction", model)
 
 
@@ -190,7 +190,7 @@ def prepare(
         else {tensor: _range(tensor, observer, by_tensor.get(tensor), divisors, calibration) for tensor in points}
     )
     means = {
-        layer.data: calibration.of(layer.data, _mean_of(layer)) / divisors.get(layer.data, 1.0)
+        layer.name: calibration.of(layer.data, _mean_of(layer)) / divisors.get(layer.data, 1.0)
         for layer in candidates
         if options.bias_correction
     }
@@ -257,7 +257,7 @@ def _kept(graph: Graph, layers: Mapping[str, Layer], patterns: tuple[str, ...]) 
     kept: dict[str, str] = {}
     for pattern in patterns:
         names = {name: origin.module for name, origin in graph.origins.items() if name in layers}
-        matching = [n for n in layers if fnmatchcase(n, pattern) or fnmatchcase(names.get(n, ""), pattern)]
+        matching = [n for n in layers if fnmatchcase(n, pattern) or (n in names and fnmatchcase(names[n], pattern))]
         if not matching:
             raise UsageError(
                 f"keep_float: {pattern!r} matches no layer",

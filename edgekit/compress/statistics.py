@@ -252,8 +252,11 @@ class _MeanAccumulator:
 
 
 def _fitting(largest: float, half: int) -> float:
-    """The smallest power of two of which `half` bins reach beyond `largest`; a small one for zero."""
-    return float(2.0 ** (np.floor(np.log2(largest / half)) + 1)) if largest > 0 else 2.0**-40
+    """The smallest power of two of which `half` bins reach beyond `largest`; a small one for zero.
+
+    None under 2^-100, whose reciprocal float32 holds with room to spare.
+    """
+    return float(2.0 ** max(np.floor(np.log2(largest / half)) + 1, -100.0)) if largest > 0 else 2.0**-40
 
 
 def _rows(values: npt.NDArray[Any], axis: int) -> npt.NDArray[Any]:

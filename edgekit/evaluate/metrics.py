@@ -133,7 +133,8 @@ def _running_sums(
         row = np.searchsorted(block, np.arange(done, block[-1] + 1))
         cells = np.bincount(row * len(members) + column.ravel(), minlength=len(block) * len(members))
         table = cells.reshape(len(block), -1).cumsum(axis=0, dtype=np.float32)
-        sums[start : start + _BLOCK] = table @ weights[members]
+        with np.errstate(invalid="ignore"):  # OpenBLAS may look beyond small matrices: numpy issues 13173 and 24067
+            sums[start : start + _BLOCK] = table @ weights[members]
         if start:
             sums[start : start + _BLOCK] += sums[start - 1]
         done = block[-1] + 1

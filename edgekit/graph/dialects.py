@@ -21,6 +21,9 @@ class Dialect:
         closed: results of convolutions and carriers are rounded even where the next reader is float.
         gemm: a `MatMul` with its bias is written as `Gemm` on rows, with an int32 bias.
         int32_bias: biases are integers in steps of the accumulator.
+        tiny_bias: a matrix product without a bias gets one that changes nothing. OpenVINO 2026.4.1, told to use one
+            thread, computes garbage where such a product's result is rounded in the same kernel (`brgemm_avx512_I8`,
+            measured; with a bias, or with two threads, it does not).
         half_scales: scales are rounded to fp16 first, since the file will hold them so.
         carriers: operators between layers that stay in integers.
         dynamic: ranges at run time can be expressed.
@@ -31,6 +34,7 @@ class Dialect:
     closed: bool
     gemm: bool
     int32_bias: bool
+    tiny_bias: bool
     half_scales: bool
     carriers: frozenset[str]
     dynamic: bool
@@ -45,6 +49,7 @@ DIALECTS = {
             closed=True,
             gemm=True,
             int32_bias=True,
+            tiny_bias=False,
             half_scales=False,
             carriers=MOVERS | ARITHMETIC,
             dynamic=True,
@@ -55,6 +60,7 @@ DIALECTS = {
             closed=False,
             gemm=False,
             int32_bias=False,
+            tiny_bias=True,
             half_scales=False,
             carriers=MOVERS | ARITHMETIC,
             dynamic=False,
@@ -65,6 +71,7 @@ DIALECTS = {
             closed=False,
             gemm=False,
             int32_bias=False,
+            tiny_bias=False,
             half_scales=True,
             carriers=MOVERS | ARITHMETIC,
             dynamic=False,

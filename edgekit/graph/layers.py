@@ -145,8 +145,12 @@ def _why_not(node: NodeProto, wiring: Wiring) -> str | None:
         plain = attribute(node, "alpha", 1.0) == 1.0 and attribute(node, "beta", 1.0) == 1.0
         if not plain or attribute(node, "transA", 0):
             return "a Gemm with alpha, beta or a transposed input has no int8 form"
-        if len(node.input) > 2 and node.input[2] not in wiring.weights:
+        bias = node.input[2] if len(node.input) > 2 else ""
+        if bias and bias not in wiring.weights:
             return "its bias is computed"
+        width = wiring.weights[node.input[1]].dims[0 if attribute(node, "transB", 0) else 1]
+        if bias and list(wiring.weights[bias].dims) != [width]:
+            return "its bias is no vector with a value for each output"
     return None
 
 

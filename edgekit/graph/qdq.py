@@ -184,6 +184,16 @@ class _Writer:
         if layer.bias and not layer.adder and self.dialect.int32_bias:
             copy.input[2] = self._write_bias(layer, step, quant)
         self.nodes.append(copy)
+        if self.dialect.tiny_bias and not layer.bias and copy.op_type != "Conv":
+            self._write_tiny_bias(layer, copy)
+
+    def _write_tiny_bias(self, layer: Layer, product: NodeProto) -> None:
+        """Lost in any sum, yet neither zero nor of one value: OpenVINO would fold it away."""
+        width = self.wiring.weights[layer.weight].dims[layer.axis]
+        tiny = self._constant(f"{layer.output}/tiny", np.float32(1e-30) * (1 + np.arange(width, dtype=np.float32) % 2))
+        product.output[0] = f"{layer.output}/product"
+        added = [product.output[0], tiny]
+        self.nodes.append(helper.make_node("Add", added, [layer.output], f"{layer.name}/bias"))
 
     def _write_gemm(self, layer: Layer, data: str, weight: str, step: Step, quant: WeightQuant) -> None:
         """Rows in, rows out: a `MatMul` whose bias is added in float would become a float Gemm in ONNX Runtime."""
