@@ -61,13 +61,15 @@ def find_layers(wiring: Wiring) -> tuple[dict[str, Layer], dict[str, str]]:
     """The layers that can be quantized by node name, and the compute nodes that cannot, with the reason."""
     layers: dict[str, Layer] = {}
     refused: dict[str, str] = {}
+    axes: dict[str, int] = {}
     for node in wiring.model.graph.node:
         if node.op_type in COMPUTE:
             reason = _why_not(node, wiring)
-            if reason:
-                refused[node.name] = reason
+            layer = None if reason else _layer(node, wiring)
+            if layer is not None and axes.setdefault(layer.weight, layer.axis) == layer.axis:
+                layers[node.name] = layer
             else:
-                layers[node.name] = _layer(node, wiring)
+                refused[node.name] = reason or "its weight has its output channels on another axis in an earlier layer"
     return layers, refused
 
 
