@@ -1,0 +1,235 @@
+"""Int8 against float and against its peers, in ONNX Runtime and OpenVINO: latency, then accuracy.
+
+    PYTHONPATH=tools/bench python tools/bench/int8.py [--models resnet50,cifar_deit,femtodet] [--no-nncf] [--all]
+
+Random-weight models of ImageNet's shapes are timed, those trained on CIFAR-10 are scored, FemtoDet is both. One thread,
+process CPU time, all entrants in turn in one process, f32 pinned in OpenVINO. Peers calibrate on the same samples.
+Accuracy is judged by the paired bootstrap: a bar that the samples cannot decide is INCONCLUSIVE. Exits with 1 where a
+bar is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import cifar10
+import numpy as np
+import peers
+import zoo
+from int8_judge import Latencies, Table
+
+from edgekit import machine
+from edgekit.compress.calibration import samples_of
+from edgekit.compress.ptq import PtqOptions, prepare
+from edgekit.errors import MissingError
+from edgekit.evaluate.bootstrap import share_drop
+from edgekit.evaluate.datasets import Dataset, open_dataset
+from edgekit.evaluate.evaluate import answers, drop, score
+from edgekit.graph.graph import Graph
+from edgekit.graph.qdq import lower
+from edgekit.parents import Parent
+from edgekit.raceworker import LEAST_ROUNDS, LEAST_SAMPLE_NS, MOST_ROUNDS, WARMUP
+from edgekit.runtimes.backend import Engine, EngineRequest
+from edgekit.runtimes.session import backend_named
+from edgekit.sources import open_source
+
+RUNTIMES = ("onnxruntime", "openvino")
+FEMTODET = "femtodet"
+NAMES = (*zoo.NAMES, FEMTODET)
+TRANSFORMERS = ("deit_s", "cifar_deit")
+
+SPEEDUP_BARS = {
+    ("resnet50", "onnxruntime"): 3.2,
+    ("resnet50", "openvino"): 3.4,
+    ("mobilenetv2", "onnxruntime"): 2.2,
+    ("mobilenetv2", "openvino"): 2.5,
+    ("deit_s", "onnxruntime"): 2.2,
+    ("deit_s", "openvino"): 2.6,
+}
+DROP_BARS = {"cifar_deit": 0.5, FEMTODET: 0.5}
+"""Points of top-1, and of AP50, that may be lost; the others are held against their peers alone."""
+
+TIMED_SAMPLES, CIFAR_SAMPLES, BCCD_SAMPLES = 8, 256, 128
+BUDGET_S = 30.0
+BATCH = 64
+
+Feeds = Mapping[str, np.ndarray]
+Forms = dict[tuple[str, str], EngineRequest]
+"""By runtime and by who quantized: `fp32`, `ours`, `quantize_static`, `nncf`."""
+
+
+def main(arguments: Sequence[str] | None = None) -> bool:
+    """Measure and print; true where no bar is missed."""
+    asked = _asked(arguments)
+    print(measured_on(), flush=True)
+    table = Table()
+    for name in (name for name in asked.models if name in zoo.RANDOM):
+        time_random(table, name, asked.nncf)
+    if FEMTODET in asked.models:
+        femtodet(table, asked.nncf)
+    for name in (name for name in asked.models if name in zoo.TRAINED):
+        score_trained(table, name, asked.nncf, None if asked.all else asked.images)
+    return table.close()
+
+
+def measured_on() -> str:
+    """The machine and what ran on it, in a line."""
+    versions = ", ".join(f"{name} {backend_named(name).version()}" for name in RUNTIMES)
+    cpu, isa = machine.machine_names()[0], machine.instruction_set({})
+    return f"measured_on: {cpu}, {isa}, {machine.system()}; {versions}, {peers.NNCF}; 1 thread, process CPU time"
+
+
+def time_random(table: Table, name: str, with_nncf: bool) -> None:
+    """Part A: the latency of one model with random weights."""
+    graph, shape = _zoo_graph(name)
+    random = np.random.default_rng(0)
+    samples = [{"image": random.standard_normal((1, *shape)).astype(np.float32)} for _ in range(TIMED_SAMPLES)]
+    forms = int8_forms(graph, samples, name in TRANSFORMERS, with_nncf)
+    times = measure(forms, samples[0])
+    for runtime in RUNTIMES:
+        table.speedup(name, runtime, times, SPEEDUP_BARS[name, runtime])
+        for who in [who for at, who in forms if at == runtime and who not in ("fp32", "ours")]:
+            table.against_peer(name, runtime, times, who)
+
+
+def femtodet(table: Table, with_nncf: bool) -> None:
+    """Parts B and C: the shipped detector, its latency in each precision, and its AP50 on BCCD's test pictures."""
+    root = Path(os.environ.get("EDGEKIT_DATA", ".")) / "detection" / "bccd"
+    if not root.is_dir():
+        raise MissingError("BCCD is not on this machine", where=str(root), fix="set EDGEKIT_DATA; see README")
+    parent = open_source(FEMTODET)
+    graph, _ = parent.to_graph(parent.spec, None, 20, 10)
+    samples = list(samples_of(open_dataset(root, parent.spec, "train"), parent.spec, BCCD_SAMPLES))
+    forms = int8_forms(graph, samples, False, with_nncf)
+    bf16 = EngineRequest(graph.serialized(), settings={"INFERENCE_PRECISION_HINT": "bf16"}, threads=1)
+    times = measure({**forms, ("openvino", "bf16"): bf16}, samples[0])
+    for runtime in RUNTIMES:
+        table.race(FEMTODET, runtime, times)
+        for who in [who for at, who in forms if at == runtime and who not in ("fp32", "ours")]:
+            table.against_peer(FEMTODET, runtime, times, who)
+    score_detector(table, parent, forms, open_dataset(root, parent.spec, "test"))
+
+
+def score_detector(table: Table, parent: Parent, forms: Forms, data: Dataset) -> None:
+    """AP50 of every form, its drop from fp32 in the same runtime, and ours against the peers'."""
+    spec = parent.spec
+    said = {key: answers(_open(key, form).run, spec, data) for key, form in forms.items()}
+    for key in forms:
+        runtime, who = key
+        value = score(spec, said[key], data).value
+        bar = DROP_BARS[FEMTODET] if who == "ours" else None
+        table.drop(FEMTODET, runtime, who, value, drop(spec, said[runtime, "fp32"], said[key], data), bar)
+    for runtime, who in forms:
+        if who not in ("fp32", "ours"):
+            table.drop_against_peer(FEMTODET, runtime, who, drop(spec, said[runtime, who], said[runtime, "ours"], data))
+
+
+def score_trained(table: Table, name: str, with_nncf: bool, images: int | None) -> None:
+    """Part B: top-1 on CIFAR-10's test pictures, the first `images` of them."""
+    graph, _ = _zoo_graph(name)
+    count = 50_000
+    train = cifar10.normalise(cifar10.load("train", step=count // CIFAR_SAMPLES)[0])[:CIFAR_SAMPLES]
+    pictures, labels = cifar10.load("test", stop=images)
+    inputs = cifar10.normalise(pictures)
+    samples = [{"image": train[i : i + 1]} for i in range(len(train))]
+    forms = int8_forms(graph, samples, name in TRANSFORMERS, with_nncf)
+    right = {key: (_classes(_open(key, form), inputs) == labels).tolist() for key, form in forms.items()}
+    for (runtime, who), hits in right.items():
+        bar = DROP_BARS.get(name) if who == "ours" else None
+        table.drop(name, runtime, who, 100 * float(np.mean(hits)), share_drop(right[runtime, "fp32"], hits), bar)
+    for runtime, who in forms:
+        if who not in ("fp32", "ours"):
+            table.drop_against_peer(name, runtime, who, share_drop(right[runtime, who], right[runtime, "ours"]))
+
+
+def int8_forms(graph: Graph, samples: Sequence[Feeds], transformer: bool, with_nncf: bool) -> Forms:
+    """The float model and everybody's int8 of it; `quantize_static` in OpenVINO as well, since users run it there."""
+    model = graph.serialized()
+    prepared, quant = prepare(graph, samples, PtqOptions()).spec()
+    static = peers.quantize_static(model, samples)
+    forms: Forms = {}
+    for runtime in RUNTIMES:
+        forms[runtime, "fp32"] = EngineRequest(model, threads=1)
+        forms[runtime, "ours"] = EngineRequest(lower(prepared, quant, runtime).serialized(), threads=1)
+        forms[runtime, "quantize_static"] = EngineRequest(static, threads=1)
+    if with_nncf:
+        xml, weights = peers.nncf_int8(model, samples, transformer)
+        forms["openvino", "nncf"] = EngineRequest(xml, weights, threads=1)
+    return forms
+
+
+def measure(forms: Forms, feeds: Feeds) -> Latencies:
+    """Milliseconds of process CPU time, float64 (rounds,), of every form, one each a round, in drawn order.
+
+    An untimed call goes before each timed one, since a model in use finds its weights in the caches that it left, and
+    not those of six others. Quick models are called several times a sample, as in `edgekit.raceworker`.
+    """
+    engines = {key: _open(key, form) for key, form in forms.items()}
+    for engine in engines.values():
+        for _ in range(WARMUP):
+            engine.run(feeds)
+    single = {key: _sample(engine, feeds, 1) for key, engine in engines.items()}
+    repeats = {key: max(1, round(LEAST_SAMPLE_NS / 1e6 / each)) for key, each in single.items()}
+    round_s = sum((1 + repeats[key]) * single[key] for key in engines) / 1e3
+    rounds = int(np.clip(BUDGET_S / round_s, LEAST_ROUNDS, MOST_ROUNDS))
+    taken: dict[tuple[str, str], list[float]] = {key: [] for key in engines}
+    order, random = list(engines), np.random.default_rng(0)
+    for _ in range(rounds):
+        for index in random.permutation(len(order)):
+            key = order[index]
+            engines[key].run(feeds)
+            taken[key].append(_sample(engines[key], feeds, repeats[key]))
+    for engine in engines.values():
+        engine.close()
+    return {key: np.array(each) for key, each in taken.items()}
+
+
+def _sample(engine: Engine, feeds: Feeds, repeats: int) -> float:
+    start = time.process_time_ns()
+    for _ in range(repeats):
+        engine.run(feeds)
+    return (time.process_time_ns() - start) / 1e6 / repeats
+
+
+def _open(key: tuple[str, str], form: EngineRequest) -> Engine:
+    return backend_named(key[0]).open(form)
+
+
+def _classes(engine: Engine, inputs: np.ndarray) -> np.ndarray:
+    """The best class of each picture, int64 (n,)."""
+    best = []
+    for start in range(0, len(inputs), BATCH):
+        (logits,) = engine.run({"image": inputs[start : start + BATCH]}).values()
+        best.append(np.asarray(logits).argmax(axis=1))
+    engine.close()
+    return np.concatenate(best)
+
+
+def _zoo_graph(name: str) -> tuple[Graph, tuple[int, ...]]:
+    parent = open_source(f"zoo:{name}", trust_code=True)
+    _, spec = zoo.model(name)
+    shape = tuple(dim for dim in spec.inputs[0].shape[1:] if isinstance(dim, int))
+    return parent.to_graph(spec, None, 20, 10)[0], shape
+
+
+def _asked(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--models", default=",".join(NAMES), help="comma-separated, of " + ", ".join(NAMES))
+    parser.add_argument("--no-nncf", dest="nncf", action="store_false", help="without NNCF, which is downloaded")
+    parser.add_argument("--images", type=int, default=2000, help="CIFAR-10's test pictures to score")
+    parser.add_argument("--all", action="store_true", help="score all 10,000")
+    asked = parser.parse_args(arguments)
+    asked.models = asked.models.split(",")
+    unknown = [name for name in asked.models if name not in NAMES]
+    if unknown:
+        parser.error(f"no model {unknown[0]!r}; there are {', '.join(NAMES)}")
+    return asked
+
+
+if __name__ == "__main__":
+    sys.exit(not main())
