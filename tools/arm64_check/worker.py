@@ -1,8 +1,8 @@
-"""Runs a model once in one runtime: `python worker.py FOLDER RUNTIME [SITE]`, with numpy and that runtime alone.
+"""Runs a model in one runtime: `python worker.py FOLDER RUNTIME [SITE]`, with numpy and that runtime alone.
 
-Reads `model.onnx` and `feeds.npz`, writes `outputs.npz` and `facts.json` in FOLDER: versions, what the CPU says that it
-can, and which operators the runtime made of the graph. SITE is a folder of packages to import from. It runs on Python
-3.10 to 3.13, natively and under emulation, and on purpose imports nothing of edgekit.
+Reads `model.onnx`, `settings.json` and every `feeds-N.npz` in FOLDER; writes an `outputs-N.npz` for each, and
+`facts.json`: versions, what the CPU says that it can, and which operators the runtime made of the graph. SITE is a
+folder of packages to import from. It runs natively and under emulation, and on purpose imports nothing of edgekit.
 """
 
 from __future__ import annotations
@@ -12,8 +12,12 @@ import os
 import platform
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+Run = Callable[[dict[str, Any]], dict[str, Any]]
+Operators = Callable[[], list[str]]
 
 _SEVERE_ONLY = 3
 
@@ -21,48 +25,59 @@ _SEVERE_ONLY = 3
 def main(folder: Path, runtime: str) -> None:
     import numpy as np
 
-    with np.load(folder / "feeds.npz", allow_pickle=False) as stored:
-        feeds = {name: stored[name] for name in stored.files}
-    run = {"onnxruntime": _onnxruntime, "openvino": _openvino}[runtime]
-    outputs, version, operators = run(folder / "model.onnx", feeds)
-    np.savez(folder / "outputs.npz", **outputs)
+    settings = json.loads((folder / "settings.json").read_text())
+    run, version, operators = {"onnxruntime": _onnxruntime, "openvino": _openvino}[runtime](folder, settings)
+    for stored in sorted(folder.glob("feeds-*.npz")):
+        with np.load(stored, allow_pickle=False) as arrays:
+            outputs = run({name: arrays[name] for name in arrays.files})
+        np.savez(stored.with_name(stored.name.replace("feeds", "outputs")), **outputs)
     facts = {
         "runtime": f"{runtime} {version}",
         "machine": platform.machine(),
-        "numpy": np.__version__,
         "features": _features(),
-        "operators": dict(sorted(operators.items())),
+        "operators": dict(sorted(Counter(operators()).items())),
     }
     (folder / "facts.json").write_text(json.dumps(facts))
 
 
-def _onnxruntime(model: Path, feeds: dict[str, Any]) -> tuple[dict[str, Any], str, Counter[str]]:
+def _onnxruntime(folder: Path, settings: dict[str, str]) -> tuple[Run, str, Operators]:
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime as ort
 
-    optimized = model.with_name("optimized.onnx")
+    optimized = folder / "optimized.onnx"
     options = ort.SessionOptions()
     options.log_severity_level = _SEVERE_ONLY
     options.intra_op_num_threads = 1
     options.optimized_model_filepath = str(optimized)
-    session = ort.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    for key, value in settings.items():
+        options.add_session_config_entry(key, value)
+    session = ort.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    outputs = dict(zip(names, session.run(names, feeds)))  # noqa: B905  # `strict` is younger than some devices' Python
-    return outputs, ort.__version__, Counter(_operators(optimized.read_bytes()))
+
+    def run(feeds: dict[str, Any]) -> dict[str, Any]:
+        return dict(zip(names, session.run(names, feeds), strict=True))
+
+    return run, ort.__version__, lambda: _operators(optimized.read_bytes())
 
 
-def _openvino(model: Path, feeds: dict[str, Any]) -> tuple[dict[str, Any], str, Counter[str]]:
+def _openvino(folder: Path, settings: dict[str, str]) -> tuple[Run, str, Operators]:
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None makes its import fail
     import openvino as ov
 
     core = ov.Core()
-    config = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": "1"}
-    compiled = core.compile_model(core.read_model(str(model)), "CPU", config)
-    names = [port.any_name for port in compiled.outputs]
-    outputs = dict(zip(names, compiled(feeds).to_tuple()))  # noqa: B905
-    nodes = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
-    kinds = Counter(f"{node['layerType']}:{node['runtimePrecision']}" for node in nodes)
-    return outputs, str(ov.__version__).split("-")[0], kinds
+    model = core.read_model(str(folder / "model.onnx"))
+    names = [output.any_name for output in model.outputs]
+    config = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": "1", **settings}
+    compiled = core.compile_model(model, "CPU", config)
+
+    def run(feeds: dict[str, Any]) -> dict[str, Any]:
+        return dict(zip(names, compiled(feeds).to_tuple(), strict=True))
+
+    def operators() -> list[str]:
+        facts = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
+        return [f"{node['layerType'].astype(str)}:{node['runtimePrecision'].astype(str)}" for node in facts]
+
+    return run, str(ov.__version__).split("-")[0], operators
 
 
 def _features() -> list[str]:
