@@ -9,14 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import onnx
+
 from edgekit import profiles
-from edgekit.bundle import Bundle, Coverage, LayerNoise, Manifest
+from edgekit.bundle import Bundle, Coverage, LayerNoise, Manifest, Quality, Variant
 from edgekit.compress import Recipe
 from edgekit.compress.recipe import STEPS
-from edgekit.config import ModelOptions
+from edgekit.config import ModelOptions, QualityOptions
 from edgekit.coverage import coverage_gate, measure_coverage
 from edgekit.divergence import trace
 from edgekit.errors import GateError, UsageError
+from edgekit.evaluate.datasets import Dataset, open_dataset
 from edgekit.evaluate.parity import compare
 from edgekit.exporters import Artifact, Exported, exporter_for
 from edgekit.graph.graph import Graph
@@ -26,8 +29,9 @@ from edgekit.graph.wiring import Wiring
 from edgekit.intake import complete_spec
 from edgekit.noise import fallen, layer_noise
 from edgekit.parents import Parent
+from edgekit.quality import ParentAnswers, judge_quality
 from edgekit.runtimes.onnxruntime import BACKEND as ORT
-from edgekit.runtimes.session import open_session
+from edgekit.runtimes.session import Session, open_session
 from edgekit.sources import open_source
 
 ALLOWED_DB = 3.0
@@ -41,7 +45,8 @@ class Audit:
     Attributes:
         selftest: largest relative deviation of a self-test from the parent's outputs.
         coverage: what the runtime says now; None for a float bundle.
-        layers: the worst first; empty for a float bundle.
+        layers: the worst first; empty for a float bundle, and for OpenVINO's IR, whose tensors are not traced.
+        quality: with `data` only; None without.
     """
 
     bundle: str
@@ -49,18 +54,23 @@ class Audit:
     selftest: float
     coverage: Coverage | None
     layers: tuple[LayerNoise, ...]
+    quality: Quality | None = None
 
 
-def audit(path: Path, options: ModelOptions, key: Path | None = None) -> Audit:
+def audit(
+    path: Path, options: ModelOptions, key: Path | None = None, data: Path | None = None, split: str | None = None
+) -> Audit:
     """Hold a bundle against its source on this machine.
 
     Args:
         options: names the source that the bundle was exported from.
+        data: held-out samples, on which the bundle may lose what its manifest allows.
 
     Raises:
-        GateError: a layer, the coverage or a self-test is not what the manifest says.
-        IntegrityError: a file is not.
-        UsageError: the source is another one, or the bundle has no quantized precision to look into.
+        GateError: a layer, the coverage, a self-test or the quality is not what the manifest says.
+        InconclusiveError: the samples do not decide about the quality.
+        IntegrityError: a file is not what the manifest says.
+        UsageError: the source is another one.
     """
     with Bundle.open(path, key=key) as bundle:
         bundle.verify()
@@ -76,7 +86,17 @@ def audit(path: Path, options: ModelOptions, key: Path | None = None) -> Audit:
         parent = replace(parent, spec=complete_spec(parent.spec, options))  # type: ignore[type-var]
         precision = "int8" if "int8" in manifest.precisions else manifest.target.precision
         layers, coverage = _look_inside(bundle, parent, precision) if precision == "int8" else ((), None)
-        return Audit(path.name, precision, _selftest(bundle, precision), coverage, layers)
+        selftest = _selftest(bundle, precision)
+        quality = _quality(bundle, parent, precision, open_dataset(data, parent.spec, split)) if data else None
+        return Audit(path.name, precision, selftest, coverage, layers, quality)
+
+
+def _quality(bundle: Bundle, parent: Parent, precision: str, data: Dataset) -> Quality:
+    allowed = bundle.manifest.quality.max_drop
+    answers = ParentAnswers.of(parent, data, None, None)
+    with _opened(bundle, precision) as session:
+        bar = QualityOptions.max_drop if allowed is None else allowed
+        return judge_quality(answers, session.spec, session.run, bar).require()
 
 
 def _look_inside(bundle: Bundle, parent: Parent, precision: str) -> tuple[tuple[LayerNoise, ...], Coverage]:
@@ -114,10 +134,9 @@ def _refuse_fallen(manifest: Manifest, canonical: Graph, layers: tuple[LayerNois
 
 def _selftest(bundle: Bundle, precision: str) -> float:
     manifest = bundle.manifest
-    variant = next((v for v in manifest.variants if v.precision == precision), None)
-    runtime = None if manifest.target.runtime.name != "tensorrt" else "onnxruntime"
+    variant = _variant(manifest, precision)
     worst = 0.0
-    with open_session(bundle, runtime=runtime, precision=precision) as session:
+    with _opened(bundle, precision) as session:
         for index, test in enumerate(manifest.selftest):
             feeds = {name: bundle.read_array(file) for name, file in test.inputs.items()}
             wanted = {name: bundle.read_array(file) for name, file in test.outputs.items()}
@@ -134,6 +153,16 @@ def _selftest(bundle: Bundle, precision: str) -> float:
     return worst
 
 
+def _opened(bundle: Bundle, precision: str) -> Session:
+    """In its own runtime; a TensorRT bundle is rehearsed in ONNX Runtime, as at its export."""
+    rehearsed = bundle.manifest.target.runtime.name == "tensorrt"
+    return open_session(bundle, runtime="onnxruntime" if rehearsed else None, precision=precision)
+
+
+def _variant(manifest: Manifest, precision: str) -> Variant | None:
+    return next((variant for variant in manifest.variants if variant.precision == precision), None)
+
+
 def _canonical(parent: Parent, manifest: Manifest) -> Graph:
     """The float graph as the export made it: the recipe's steps stand in the history."""
     profile = profiles.get(manifest.target.name)
@@ -147,10 +176,8 @@ def _canonical(parent: Parent, manifest: Manifest) -> Graph:
 
 def _exported(bundle: Bundle, precision: str) -> Exported:
     """The bundle's own files in the form that the exporter handed over."""
-    import onnx
-
     manifest = bundle.manifest
-    variant = next((v for v in manifest.variants if v.precision == precision), None)
+    variant = _variant(manifest, precision)
     roles = ("model", "weights")
     places = variant.files if variant else {r: f[0] for r in roles if (f := bundle.files_with_role(r))}
     files = tuple(Artifact(path, role, bundle.read(path)) for role, path in places.items() if role in roles)

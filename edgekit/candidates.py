@@ -76,6 +76,8 @@ def build(intake: Intake, config: Config, canonical: LoweringRequest, precision:
         InputError: the calibration data are not usable.
     """
     request = replace(canonical, precision=precision)
+    if precision in LOSSY:
+        _require_bar(intake, config, precision)
     if precision == "int8":
         return _build_int8(intake, config, request)
     exporter = exporter_for(request.profile)
@@ -101,7 +103,7 @@ def holds_quantized_layers(graph: Graph) -> bool:
 
 
 def why_not_int8(intake: Intake) -> str | None:
-    """Why `auto` does not consider lossy precisions, None where it does."""
+    """Why `auto` does not consider int8, None where it does."""
     if intake.ranges is None:
         return "no calibration data: give --calibration-data, or --calibration-split of the data"
     return why_not_lossy(intake)
@@ -136,7 +138,6 @@ def calibration_feeds(intake: Intake, request: LoweringRequest, count: int) -> I
 
 def _build_int8(intake: Intake, config: Config, canonical: LoweringRequest) -> Built:
     options = config.quantization
-    _require_bar(intake, config)
     prepared = prepare(
         canonical.graph,
         calibration_feeds(intake, canonical, config.calibration.calibration_samples),
@@ -247,12 +248,12 @@ def _answers(parent: Parent, data: Dataset | None, metric: Any, limit: int | Non
     return ParentAnswers.of(parent, data, metric, limit)
 
 
-def _require_bar(intake: Intake, config: Config) -> None:
-    """int8 changes the outputs by design, so something has to say how much is too much."""
+def _require_bar(intake: Intake, config: Config, precision: str) -> None:
+    """A lossy precision changes the outputs by design, so something has to say how much is too much."""
     if why_not_lossy(intake) is not None and config.quality.tolerance is None:
         raise GateError(
-            "quality: int8 without a bar",
-            where="--precision int8",
+            f"quality: {precision} without a bar",
+            where=f"--precision {precision}",
             why=why_not_lossy(intake),
             fix="give labelled --data and a metric, or state with --tolerance how far outputs may deviate",
         )

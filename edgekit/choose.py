@@ -9,7 +9,7 @@ from edgekit.bundle import Candidate, Choice
 from edgekit.bundle.evidence import ChosenBy
 from edgekit.candidates import Built, build, why_not_int8, why_not_lossy
 from edgekit.config import Config
-from edgekit.errors import EdgekitError, GateError, MissingError, UsageError
+from edgekit.errors import EdgekitError, GateError, InputError, MissingError, UsageError
 from edgekit.exporters import LoweringRequest
 from edgekit.intake import Intake
 from edgekit.policy import choose_by_policy
@@ -83,10 +83,9 @@ def _others(
                 one = build(intake, config, canonical, precision)
                 one.verdict.require()
             built.append(one)
-        except (UsageError, MissingError):
-            raise
         except EdgekitError as error:
-            if asked != "auto":
+            misused = isinstance(error, UsageError) and not isinstance(error, InputError)
+            if asked != "auto" or misused or isinstance(error, MissingError):
                 raise
             refused[precision] = f"{error.what}: {error.why}" if error.why else error.what
     return built, refused

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,3 +156,50 @@ def _export(module: nn.Module, spec: ModelSpec) -> Graph:
     from edgekit.graph.from_torch import export_torch
 
     return export_torch(module, _example(), spec, OPSET, IR)
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A small convolutional classifier as an ONNX file, pictures whose classes are its own answers, and its options."""
+
+    options: Any
+    train: Path
+    test: Path
+
+
+@pytest.fixture(scope="session")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
+    """Four layers, 16x16 pictures, five classes: enough for int8 to differ, and to lose a point or two."""
+    np = pytest.importorskip("numpy")
+    torch = pytest.importorskip("torch")
+    from edgekit.config import ModelOptions
+    from edgekit.graph.from_torch import export_torch
+    from edgekit.spec import ClassificationPostprocess, ModelSpec, TensorSpec
+
+    torch.manual_seed(0)
+    layers = [torch.nn.Conv2d(3, 16, 3, 2, 1), torch.nn.ReLU(), torch.nn.Conv2d(16, 32, 3, 1, 1), torch.nn.ReLU()]
+    layers += [torch.nn.Conv2d(32, 32, 3, 1, 1), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()]
+    net = torch.nn.Sequential(*layers, torch.nn.Linear(32, 5)).eval()
+    random = np.random.default_rng(0)
+    coarse = random.integers(0, 256, (432, 4, 4, 3), dtype=np.uint8)
+    images = coarse.repeat(4, axis=1).repeat(4, axis=2)
+    tensors = torch.from_numpy(images.transpose(0, 3, 1, 2).astype(np.float32) / 255)
+    with torch.no_grad():
+        logits = net(tensors)
+        net[-1].bias -= logits.mean(dim=0)
+        net[-1].weight *= 4 / logits.std()
+        labels = net(tensors).argmax(dim=1).numpy()
+    folder = tmp_path_factory.mktemp("classifier")
+    inputs = (TensorSpec("image", "float32", ("batch", 3, 16, 16)),)
+    spec = ModelSpec("classifier", "tensor", inputs, (TensorSpec("logits", "float32", ("batch", 5)),))
+    graph = export_torch(net, (tensors[:2],), spec, OPSET, IR)
+    (folder / "classifier.onnx").write_bytes(graph.serialized())
+    for name, part in (("train", slice(400, 432)), ("test", slice(0, 400))):
+        np.savez(folder / f"{name}.npz", images=images[part], labels=labels[part])
+    options = ModelOptions(
+        source=str(folder / "classifier.onnx"),
+        labels=tuple("abcde"),
+        preprocess={"resize": "stretch", "std": [255.0, 255.0, 255.0]},
+        postprocess=ClassificationPostprocess(("logits",)),
+    )
+    return Classifier(options, folder / "train.npz", folder / "test.npz")

@@ -10,24 +10,24 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from onnx import TensorProto
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from edgekit import tooling
 from edgekit.compress import DEFAULT_RECIPE, Recipe
+from edgekit.compress.calibration import Need, calibrate, samples_of
+from edgekit.compress.statistics import HistogramOf
 from edgekit.evaluate.datasets import Boxes, Dataset, open_dataset
 from edgekit.evaluate.evaluate import Score, evaluate
 from edgekit.graph.from_torch import export_torch
-from edgekit.graph.statistics import tensor_statistics
 from edgekit.models.femtodet import MEAN, STD, STRIDE, FemtoDet, FemtoDetConfig, femtodet_spec
-from edgekit.processing.preprocess import prepare
 from edgekit.spec import ModelSpec
 from edgekit.train.augment import Augmentation, Picture
 from edgekit.train.detection import DetectionSchedule, train_detector
@@ -49,6 +49,7 @@ SCHEDULE = DetectionSchedule(
 )
 SELECT_EVERY = 10  # epochs
 CALIBRATION_PICTURES = 64
+CALIBRATION_BINS = 1024
 
 
 def main() -> None:
@@ -122,20 +123,21 @@ def _calibration(model: FemtoDet, spec: ModelSpec, train: Dataset, digest: str) 
     example = (torch.randn(2, 3, 416, 416),)
     deployed, _ = Recipe.parse(DEFAULT_RECIPE).apply(model, example)
     graph = export_torch(deployed, example, spec, opset=20, ir_version=10)
-    chosen = train.samples[:CALIBRATION_PICTURES]
+    chosen = train.first(CALIBRATION_PICTURES)
 
-    def feeds() -> Iterator[dict[str, np.ndarray]]:
-        for sample in chosen:
-            image = sample.read()
-            assert isinstance(image, np.ndarray) and spec.preprocess is not None
-            yield {"image": prepare(spec.preprocess, image)[0]}
-
+    proto = graph.model.graph
+    computed = {name for node in proto.node for name in node.output} | {value.name for value in proto.input}
+    typed = [*proto.input, *proto.value_info, *proto.output]
+    floats = {value.name for value in typed if value.type.tensor_type.elem_type == TensorProto.FLOAT} & computed
+    needs = [Need(name, HistogramOf(CALIBRATION_BINS)) for name in sorted(floats)]
     arrays = {}
-    for name, seen in tensor_statistics(graph, feeds).items():
-        arrays[f"{name}/range"] = np.asarray([seen.low, seen.high], np.float32)
-        arrays[f"{name}/histogram"] = seen.histogram.astype(np.int32)
+    for need, seen in calibrate(graph, needs, samples_of(chosen, spec, len(chosen))).found.items():
+        arrays[f"{need.tensor}/range"] = np.asarray([seen.low, seen.high], np.float32)
+        arrays[f"{need.tensor}/histogram"] = seen.counts.astype(np.int32)
+        arrays[f"{need.tensor}/width"] = np.float32([seen.width])
+        arrays[f"{need.tensor}/zeros"] = np.asarray([seen.zeros], np.int64)
     metadata = {
-        "schema": "edgekit/calibration-statistics/1",
+        "schema": "edgekit/calibration-statistics/2",
         "weights_sha256": digest,
         "graph_sha256": hashlib.sha256(graph.serialized()).hexdigest(),
         "data_sha256": train.sha256,

@@ -36,9 +36,8 @@ def command(
     from edgekit.validate import validate_bundle, validate_source
 
     if layers:
-        _print_layers(bundles or [], source, spec, trust_code, key, json)
-        if data is None:
-            return
+        _audit(bundles or [], source, spec, trust_code, key, data, split, json)
+        return
     if data is None:
         raise UsageError("no data to score on", where="--data", fix="--data FOLDER, or --layers with --source")
     if not bundles and source is None:
@@ -74,8 +73,15 @@ def command(
     )
 
 
-def _print_layers(
-    bundles: list[Path], source: str | None, spec: str | None, trust_code: bool, key: Path | None, json: bool
+def _audit(
+    bundles: list[Path],
+    source: str | None,
+    spec: str | None,
+    trust_code: bool,
+    key: Path | None,
+    data: Path | None,
+    split: str | None,
+    json: bool,
 ) -> None:
     from edgekit.audit import audit
     from edgekit.config import ModelOptions
@@ -84,7 +90,7 @@ def _print_layers(
     if not bundles or source is None:
         raise UsageError("--layers compares bundles with their source", where="edgekit validate", fix="give both")
     options = ModelOptions(source=source, spec=spec, trust_code=trust_code)
-    found = [audit(bundle, options, key) for bundle in bundles]
+    found = [audit(bundle, options, key, data, split) for bundle in bundles]
     emit(found, json, _print_audits)
 
 
@@ -97,6 +103,8 @@ def _print_audit(found: Audit) -> None:
     say(f"{found.bundle}: {found.precision}, self-tests within {found.selftest:.1e} of the parent")
     if found.coverage is not None:
         say(f"{100 * found.coverage.share:.1f} % of MACs in int8, counted by {found.coverage.source}")
+    if found.quality is not None:
+        say(f"{found.quality.metric} {found.quality.parent:.2f} -> {found.quality.bundle:.2f}")
     rows = [
         (f"{row.snr_db:.1f}", row.node, row.module or "", f"{row.file}:{row.line}" if row.file else "")
         for row in found.layers

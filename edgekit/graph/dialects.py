@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgekit.graph.layers import ARITHMETIC, MOVERS
-
 
 @dataclass(frozen=True)
 class Dialect:
@@ -25,56 +23,24 @@ class Dialect:
             thread, computes garbage where such a product's result is rounded in the same kernel (`brgemm_avx512_I8`,
             measured; with a bias, or with two threads, it does not).
         half_scales: scales are rounded to fp16 first, since the file will hold them so.
-        carriers: operators between layers that stay in integers.
         dynamic: ranges at run time can be expressed.
     """
 
     name: str
-    affine: bool
-    closed: bool
-    gemm: bool
-    int32_bias: bool
-    tiny_bias: bool
-    half_scales: bool
-    carriers: frozenset[str]
-    dynamic: bool
+    affine: bool = False
+    closed: bool = False
+    gemm: bool = False
+    int32_bias: bool = False
+    tiny_bias: bool = False
+    half_scales: bool = False
+    dynamic: bool = False
 
 
 DIALECTS = {
     dialect.name: dialect
     for dialect in (
-        Dialect(
-            "onnxruntime",
-            affine=True,
-            closed=True,
-            gemm=True,
-            int32_bias=True,
-            tiny_bias=False,
-            half_scales=False,
-            carriers=MOVERS | ARITHMETIC,
-            dynamic=True,
-        ),
-        Dialect(
-            "openvino",
-            affine=True,
-            closed=False,
-            gemm=False,
-            int32_bias=False,
-            tiny_bias=True,
-            half_scales=False,
-            carriers=MOVERS | ARITHMETIC,
-            dynamic=False,
-        ),
-        Dialect(
-            "tensorrt",
-            affine=False,
-            closed=False,
-            gemm=False,
-            int32_bias=False,
-            tiny_bias=False,
-            half_scales=True,
-            carriers=MOVERS | ARITHMETIC,
-            dynamic=False,
-        ),
+        Dialect("onnxruntime", affine=True, closed=True, gemm=True, int32_bias=True, dynamic=True),
+        Dialect("openvino", affine=True, tiny_bias=True),
+        Dialect("tensorrt", half_scales=True),
     )
 }

@@ -98,12 +98,7 @@ class _Writer:
         self.wiring = Wiring(self.source)
         found, _ = find_layers(self.wiring)
         self.layers = {name: found[name] for name in self.spec.layers}
-        carriers = set(self.spec.carriers)
-        self.carriers = {
-            node.name
-            for node in self.source.graph.node
-            if node.name in carriers and node.op_type in self.dialect.carriers
-        }
+        self.carriers = set(self.spec.carriers)
         self.adders = {layer.adder: layer for layer in self.layers.values() if layer.adder}
         self.rounded = self._rounded()
 

@@ -6,10 +6,10 @@ that graph already. A lowering turns both into a file for one runtime.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Literal
 
+from edgekit.bundle.strictjson import parse_json, render_json
 from edgekit.structure import decode, encode
 
 
@@ -86,14 +86,15 @@ class QuantSpec:
     schema: Literal["edgekit/quantspec/1"] = "edgekit/quantspec/1"
 
     def to_json(self) -> bytes:
-        """UTF-8 JSON with sorted keys; `from_json` reads it back equal."""
-        return (json.dumps(encode(self), sort_keys=True, allow_nan=False) + "\n").encode()
+        """The spec as `strictjson` writes it; `from_json` reads it back equal."""
+        return render_json(encode(self), "QuantSpec")
 
     @classmethod
     def from_json(cls, raw: bytes, where: str = "quant.json") -> QuantSpec:
         """Read a spec.
 
         Raises:
-            InputError: it is not one; the message names the field.
+            IntegrityError: it is not JSON.
+            InputError: it is no spec; the message names the field.
         """
-        return decode(cls, json.loads(raw), where)
+        return decode(cls, parse_json(raw, where), where)
