@@ -166,7 +166,9 @@ def test_the_search_returns_layers_until_the_quality_passes(config: Any, monkeyp
 
 
 def test_coverage_below_the_bar_leaves_float(config: Any) -> None:
-    first = pipeline.export(config(quantization={"min_coverage": 1.0, "keep_float": ("node_conv2d_2",)}), "host").manifest.choice
+    first = pipeline.export(
+        config(quantization={"min_coverage": 1.0, "keep_float": ("node_conv2d_2",)}), "host"
+    ).manifest.choice
     assert first is not None and first.precision == "fp32"
     assert "coverage" in str(first.candidates[1].reason)
 

@@ -222,7 +222,9 @@ def _print_result(result: ExportResult) -> None:
         say(f"  parity   {figures}, allowed {parity.tolerance:.0e}; {parity.where} against {parity.against}")
     quality = manifest.quality
     if quality.status == "measured":
-        say(f"  quality  {quality.metric} {quality.parent:.2f} -> {quality.bundle:.2f} on {quality.samples} samples")
+        sure = "" if quality.drop_upper is None else f", at most {quality.drop_upper:.2f} points lost (95 %)"
+        values = f"{quality.metric} {quality.parent:.2f} -> {quality.bundle:.2f}"
+        say(f"  quality  {values} on {quality.samples} samples{sure}")
     else:
         say(f"  quality  unknown: {quality.reason}")
     if manifest.choice is not None:
