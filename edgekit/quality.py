@@ -79,12 +79,14 @@ class QualityVerdict:
             is no number, else `inconclusive`; that also where `quality.status` is `unknown` for want of data.
         drop: with its bounds; None where `quality.status` is `unknown`.
         data: what to call the samples in a sentence.
+        tried: what a search tried, in order, and what each try came to; empty where there was none.
     """
 
     quality: Quality
     verdict: Verdict
     drop: Drop | None = None
     data: str = ""
+    tried: tuple[str, ...] = ()
 
     def require(self) -> Quality:
         """The quality, unless the verdict stands in the way. For want of data it is `unknown`, and nothing does.
@@ -102,19 +104,21 @@ class QualityVerdict:
             return quality
         values = f"{quality.metric} fell from {quality.parent:.2f} to {quality.bundle:.2f}"
         allowed = f"{lost.value:.2f} points are lost, allowed are {quality.max_drop:.2f}"
+        searched = f"; tried: {'; '.join(self.tried)}" if self.tried else ""
         sure = f"with {100 * lost.confidence:g} % confidence"
         if self.verdict == "fail":
             raise GateError(
                 f"quality: {values}",
                 where=self.data,
-                why=f"{allowed}; {sure} at least {lost.lower:.2f}",
+                why=f"{allowed}; {sure} at least {lost.lower:.2f}{searched}",
                 fix="export in a higher precision, or state another bar with --max-drop",
             )
+        few = "they are too few for bounds"
         bounds = f"{sure} at least {lost.lower:.2f} and at most {lost.upper:.2f}"
         raise InconclusiveError(
             f"quality: {self.data} cannot decide whether {quality.metric} keeps the bar",
             where=self.data,
-            why=f"{allowed}; " + (bounds if math.isfinite(lost.upper - lost.lower) else "they are too few for bounds"),
+            why=f"{allowed}; {bounds if math.isfinite(lost.upper - lost.lower) else few}{searched}",
             fix=f"{_more(lost, quality.max_drop)}, or state another bar with --max-drop",
         )
 

@@ -1,57 +1,56 @@
-"""Which layers cost most: each is returned to float alone, and what the outputs gain is measured."""
+"""Which layers cost most for what they save: each is quantized alone, and what the outputs lose is measured.
+
+Alone, not returned alone: errors of layers add up to some degree, but what one layer less in int8 changes drowns in
+how the noise of all the others falls. On FemtoDet, returning a layer that is in fact to blame made outputs worse as
+often as better, and 30 % of the multiply-accumulates in this order took two thirds of the outputs' error away, in the
+other order half (ONNX Runtime, 16 pictures of BCCD's training set that set no range).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
-
+from edgekit.compress.judge import Judge
 from edgekit.compress.ptq import PreparedGraph
-from edgekit.graph.graph import Graph
-from edgekit.graph.qdq import lower
-from edgekit.runtimes.backend import EngineRequest
-from edgekit.runtimes.onnxruntime import BACKEND as ORT
-
-Feeds = Mapping[str, np.ndarray]
 
 
-def by_sensitivity(
-    prepared: PreparedGraph, canonical: Graph, runtime: str, samples: Sequence[Feeds]
-) -> tuple[str, ...]:
-    """The int8 layers, those first whose return to float lowers the outputs' error most.
-
-    The lowered graphs are computed by ONNX Runtime whatever their dialect: integers and scales are what differ.
+def by_sensitivity(prepared: PreparedGraph, judge: Judge, macs: Mapping[str, int]) -> tuple[str, ...]:
+    """The int8 layers, those first that add most to the outputs' error for each multiply-accumulate.
 
     Args:
-        samples: a few inputs; the error is the sum over outputs of squared deviations over squared values.
+        judge: a few samples are enough; every layer is run on each.
+        macs: multiply-accumulates by node name; a layer that is not there counts as one.
     """
-    wanted = [_outputs(canonical, feeds) for feeds in samples]
-    _, full = prepared.spec()
-
-    def error(returned: tuple[str, ...]) -> float:
-        graph, spec = prepared.spec(returned)
-        engine = ORT.open(EngineRequest(lower(graph, spec, runtime).serialized()))
-        try:
-            return sum(_distance(want, engine.run(feeds)) for want, feeds in zip(wanted, samples, strict=True))
-        finally:
-            engine.close()
-
-    remaining = {name: error((name,)) for name in full.layers} if len(full.layers) > 1 else {}
-    return tuple(sorted(remaining, key=lambda name: remaining[name]))
+    layers = prepared.spec()[1].layers
+    if len(layers) < 2:
+        return layers
+    density = {
+        name: judge.error(*prepared.spec([other for other in layers if other != name])) / max(1, macs.get(name, 1))
+        for name in layers
+    }
+    return tuple(sorted(layers, key=lambda name: -density[name]))
 
 
-def _outputs(graph: Graph, feeds: Feeds) -> dict[str, np.ndarray]:
-    engine = ORT.open(EngineRequest(graph.serialized()))
-    try:
-        return engine.run(feeds)
-    finally:
-        engine.close()
+def affordable(order: Sequence[str], macs: Mapping[str, int], allowance: float) -> tuple[str, ...]:
+    """The layers of `order` that fit into `allowance` multiply-accumulates, each if it fits behind those before it.
+
+    The last of `order` is never among them, so that something stays in int8.
+    """
+    taken: list[str] = []
+    for name in order[:-1]:
+        if macs.get(name, 1) <= allowance:
+            taken.append(name)
+            allowance -= macs.get(name, 1)
+    return tuple(taken)
 
 
-def _distance(wanted: Mapping[str, np.ndarray], got: Mapping[str, np.ndarray]) -> float:
-    total = 0.0
-    for name, values in wanted.items():
-        if values.dtype.kind == "f":
-            exact = values.astype(np.float64)
-            total += float(((exact - got[name]) ** 2).sum() / max(1e-30, float((exact**2).sum())))
-    return total
+def tries(
+    order: Sequence[str], macs: Mapping[str, int], allowance: float, shares: Iterable[float]
+) -> tuple[tuple[str, ...], ...]:
+    """What to return to float, try by try, each larger than the one before: `affordable` at shares of `allowance`."""
+    found: list[tuple[str, ...]] = []
+    for share in shares:
+        layers = affordable(order, macs, share * allowance)
+        if layers and layers not in found:
+            found.append(layers)
+    return tuple(found)

@@ -21,7 +21,7 @@ from edgekit.config import (
     QualityOptions,
     QuantizationOptions,
 )
-from edgekit.errors import GateError, InputError, UnsupportedError, UsageError
+from edgekit.errors import GateError, InconclusiveError, InputError, UnsupportedError, UsageError
 from edgekit.race import Lap, RaceResult
 
 MEASURED = MeasuredOn("a CPU", "x86_64", "Linux", "onnxruntime 1", "AVX2", 1)
@@ -147,22 +147,78 @@ def test_a_pattern_that_matches_nothing_is_never_passed_over(config: Any) -> Non
         pipeline.export(config(quantization={"keep_float": ("nowhere.*",)}), "host")
 
 
-def test_the_search_returns_layers_until_the_quality_passes(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def undecided(monkeypatch: pytest.MonkeyPatch, answers: range) -> None:
+    """Let the held-out samples decide nothing in those answers: 0 is asked of float, 1 of all in int8."""
     judged: list[int] = []
     real = candidates.judge_quality
 
     def judge(parent: Any, spec: Any, run: Any, max_drop: float) -> Any:
         verdict = real(parent, spec, run, max_drop)
         judged.append(1)
-        return verdict if len(judged) != 2 else replace(verdict, verdict="inconclusive")  # 1: float, 2: all in int8
+        return replace(verdict, verdict="inconclusive") if len(judged) - 1 in answers else verdict
 
     monkeypatch.setattr(candidates, "judge_quality", judge)
+
+
+def test_the_search_returns_layers_until_the_quality_passes(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    undecided(monkeypatch, range(1, 2))
     monkeypatch.setattr(choose, "race", outcome((1.9, 2.0, 2.1), []))
     loose = config(quantization={"min_coverage": 0.0})
     manifest = pipeline.export(loose, "host").manifest
     step = next(step for step in manifest.history if step.step == "int8")
-    assert len(step.result["returned_to_float"]) == 1
-    assert step.result["float_layers"][step.result["returned_to_float"][0]] == "returned to float by the search"
+    returned = step.result["returned_to_float"]
+    assert 0 < len(returned) < len(returned) + step.result["int8_layers"]
+    assert all(step.result["float_layers"][name] == "returned to float by the search" for name in returned)
+    (tried,) = step.result["tried"]
+    assert tried.startswith("all in int8: ")
+
+
+def test_a_search_that_finds_nothing_tells_of_every_try(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    undecided(monkeypatch, range(1, 9))
+    with pytest.raises(InconclusiveError) as caught:
+        pipeline.export(config(precision="int8", quantization={"min_coverage": 0.0}), "host")
+    told = str(caught.value.why).partition("; tried: ")[2]
+    assert told.startswith("all in int8: ")
+    assert 1 <= told.count("returned to float: ") <= len(candidates.RETURNED)
+
+
+def test_a_try_that_a_gate_refuses_is_told_beside_the_drop_before_it(
+    config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undecided(monkeypatch, range(1, 9))
+    real, asked = candidates.coverage_gate, []
+
+    def gate(*arguments: Any) -> None:
+        asked.append(1)
+        if len(asked) == 2:
+            raise GateError("coverage: 12.0 % of the multiply-accumulates run in int8")
+        real(*arguments)
+
+    monkeypatch.setattr(candidates, "coverage_gate", gate)
+    with pytest.raises(InconclusiveError, match="cannot decide") as caught:
+        pipeline.export(config(precision="int8", quantization={"min_coverage": 0.0}), "host")
+    why = str(caught.value.why)
+    assert "all in int8: " in why and "returned to float: coverage: 12.0 %" in why
+
+
+def test_a_try_that_is_no_nearer_to_float_is_not_put_to_the_held_out_samples(
+    config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undecided(monkeypatch, range(1, 9))
+    errors = iter(range(1, 1000))
+    monkeypatch.setattr(candidates.Judge, "error", lambda *arguments: float(next(errors)))
+    with pytest.raises(InconclusiveError) as caught:
+        pipeline.export(config(precision="int8", quantization={"min_coverage": 0.0}), "host")
+    told = str(caught.value.why).partition("; tried: ")[2]
+    assert "deviate no less from float on calibration data" in told
+    assert told.count("points lost") == 1
+
+
+def test_a_bar_that_leaves_nothing_to_return_is_told(config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    undecided(monkeypatch, range(1, 9))
+    with pytest.raises(InconclusiveError) as caught:
+        pipeline.export(config(precision="int8", quantization={"min_coverage": 1.0}), "host")
+    assert "no layer can be returned to float above the coverage bar of 100 %" in str(caught.value.why)
 
 
 def test_coverage_below_the_bar_leaves_float(config: Any) -> None:

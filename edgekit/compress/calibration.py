@@ -1,6 +1,7 @@
 """Calibration: algorithms declare the statistics that they need of named tensors, and the data is run once for all.
 
-What follows are pure steps over the collected statistics; nothing looks at the data a second time.
+What follows are pure steps over the collected statistics. Samples may be held apart from them, so that what the
+statistics led to can be judged on inputs that they have not seen.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ Feeds = Mapping[str, np.ndarray]
 
 MIN_SAMPLES = 8
 """Fewer say nothing about ranges: the maximum of n samples is exceeded by the next with probability 1 / (n + 1)."""
+MOST_APART = 32
+"""They are kept in memory: 64 MiB of 416 x 416 pictures."""
 
 
 @dataclass(frozen=True)
@@ -45,19 +48,51 @@ class Calibration:
     Attributes:
         found: the statistics by need.
         sha256: of the samples' names, dtypes, shapes and bytes, in order.
-        samples: how many there were.
+        samples: how many there were, those held apart included.
+        apart: the samples that no statistic has seen.
     """
 
     found: Mapping[Need, Any]
     sha256: str
     samples: int
+    apart: tuple[Feeds, ...] = ()
 
     def of(self, tensor: str, statistic: Statistic) -> Any:
         """The statistic of `tensor`, as `Statistic.start().result()` gives it."""
         return self.found[Need(tensor, statistic)]
 
 
-def calibrate(graph: Graph, needs: Iterable[Need], samples: Iterable[Feeds], least: int = MIN_SAMPLES) -> Calibration:
+@dataclass
+class _Apart:
+    """Takes every fourth sample beyond the first `least`; where it has too many, every eighth, and so on.
+
+    What it gives up goes to the statistics late, so that those kept are spread over the data, however many follow.
+    """
+
+    least: int
+    stride: int = 4
+    kept: list[tuple[int, Feeds]] = field(default_factory=list)
+
+    def split(self, samples: Iterable[Feeds]) -> Iterator[Feeds]:
+        """The samples for the statistics."""
+        for index, feeds in enumerate(samples):
+            if index < self.least or not self._takes(index):
+                yield feeds
+                continue
+            self.kept.append((index, feeds))
+            if len(self.kept) > MOST_APART:
+                self.stride *= 2
+                released = [feeds for index, feeds in self.kept if not self._takes(index)]
+                self.kept = [(index, feeds) for index, feeds in self.kept if self._takes(index)]
+                yield from released
+
+    def _takes(self, index: int) -> bool:
+        return index % self.stride == self.stride - 1
+
+
+def calibrate(
+    graph: Graph, needs: Iterable[Need], samples: Iterable[Feeds], least: int = MIN_SAMPLES, hold_apart: bool = False
+) -> Calibration:
     """Run `graph` on every sample, once, and collect what was asked for.
 
     Args:
@@ -65,6 +100,7 @@ def calibrate(graph: Graph, needs: Iterable[Need], samples: Iterable[Feeds], lea
         needs: each counted once, however many algorithms ask for it.
         samples: input tensors by name, as the graph takes them.
         least: how many samples there must be.
+        hold_apart: keep about a quarter of the samples beyond the first `least`, at most `MOST_APART`, from the run.
 
     Raises:
         InputError: too few samples, a sample that the graph does not take, or values that are no numbers.
@@ -74,13 +110,20 @@ def calibrate(graph: Graph, needs: Iterable[Need], samples: Iterable[Feeds], lea
     engine = ORT.open(EngineRequest(serialize(_observed(graph.model, {need.tensor for need in wanted}))))
     inputs = {value.name for value in graph.model.graph.input} - {t.name for t in graph.model.graph.initializer}
     digest, count = hashlib.sha256(), 0
-    try:
+
+    def counted() -> Iterator[Feeds]:
+        nonlocal count
         for feeds in samples:
             count += 1
             _refuse_other_names(inputs, feeds, count)
             for name in sorted(feeds):
                 digest.update(f"{name} {feeds[name].dtype} {feeds[name].shape}\0".encode())
                 digest.update(np.ascontiguousarray(feeds[name]).data)
+            yield feeds
+
+    apart = _Apart(least)
+    try:
+        for feeds in apart.split(counted()) if hold_apart else counted():
             values = {**feeds, **engine.run(feeds)}
             for need, accumulator in accumulators.items():
                 _refuse_nonsense(need.tensor, values[need.tensor], count)
@@ -94,7 +137,8 @@ def calibrate(graph: Graph, needs: Iterable[Need], samples: Iterable[Feeds], lea
             why=f"ranges are taken from at least {least}",
             fix="give more with --calibration-data and --calibration-samples; 128 are usual",
         )
-    return Calibration({need: a.result() for need, a in accumulators.items()}, digest.hexdigest(), count)
+    found = {need: accumulator.result() for need, accumulator in accumulators.items()}
+    return Calibration(found, digest.hexdigest(), count, tuple(feeds for _, feeds in apart.kept))
 
 
 def samples_of(data: Dataset, spec: ModelSpec, count: int) -> Iterator[Feeds]:

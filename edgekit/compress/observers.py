@@ -123,7 +123,13 @@ OBSERVERS = {
         Observer("entropy", HISTOGRAM, entropy),
     )
 }
-DEFAULT_OBSERVER = "percentile"
+AUTO = "auto"
+"""Not an observer, but the choice of one by measurement; see `edgekit.compress.ptq.prepare`."""
+JUDGED = ("percentile", "mse", "octav", "minmax")
+"""What `auto` tries, each on the same statistic; of equals the first is taken."""
+UNJUDGED = "percentile"
+"""What `auto` takes where too few samples can be held apart to judge."""
+DEFAULT_OBSERVER = AUTO
 
 
 def observer_named(name: str) -> Observer:
@@ -133,7 +139,9 @@ def observer_named(name: str) -> Observer:
         UsageError: there is none.
     """
     if name not in OBSERVERS:
-        raise UsageError(f"unknown observer {name!r}", where="--observer", fix=f"one of {', '.join(OBSERVERS)}")
+        raise UsageError(
+            f"unknown observer {name!r}", where="--observer", fix=f"one of {', '.join((AUTO, *OBSERVERS))}"
+        )
     return OBSERVERS[name]
 
 

@@ -1,12 +1,14 @@
 """Post-training quantization: from a float graph and samples to a prepared graph and a neutral `QuantSpec`.
 
-`prepare` runs the data once; `PreparedGraph.spec` is pure, so that a search over which layers stay float costs no run.
+`prepare` runs the data once for statistics; `PreparedGraph.spec` is pure, so that a search over which layers stay float
+costs no run. The observer `auto` is chosen by what the quantized graph's outputs say of samples that the statistics
+have not seen: each candidate runs them once more, and labels are never asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -16,17 +18,32 @@ from onnx import ModelProto, NodeProto
 from edgekit.compress.calibration import MIN_SAMPLES, Calibration, Feeds, Need, calibrate
 from edgekit.compress.equalize import Pair, equalize, find_pairs
 from edgekit.compress.equalize import needs as equalisation_needs
-from edgekit.compress.observers import DEFAULT_OBSERVER, HISTOGRAM, Observer, min_max, observer_named, percentile
+from edgekit.compress.judge import Judge
+from edgekit.compress.observers import (
+    AUTO,
+    DEFAULT_OBSERVER,
+    HISTOGRAM,
+    JUDGED,
+    UNJUDGED,
+    Observer,
+    min_max,
+    observer_named,
+    percentile,
+)
 from edgekit.compress.statistics import ChannelMean
 from edgekit.errors import UnsupportedError, UsageError
 from edgekit.graph.graph import Graph
 from edgekit.graph.integer_weights import quantize_weight
-from edgekit.graph.layers import Layer, data_inputs, find_carriers, find_layers, settled
+from edgekit.graph.layers import ATTENTION, Layer, data_inputs, find_carriers, find_layers, find_products, settled
 from edgekit.graph.passes import check, infer_shapes
 from edgekit.graph.quantspec import ActivationQuant, QuantSpec, WeightQuant
 from edgekit.graph.wiring import Wiring, copy_of, replace_weight
 
 Floats = npt.NDArray[np.float64]
+
+MULTIPLIED = "attention's product: in int8 where the runtime gains by it, which it does not tell, so counted as float"
+LEAST_APART = 4
+"""Fewer samples say little of which observer is better."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +51,7 @@ class PtqOptions:
     """How to quantize.
 
     Attributes:
-        observer: chooses clip ranges, see `observers.OBSERVERS`.
+        observer: chooses clip ranges, see `observers.OBSERVERS`; `auto` tries those in `observers.JUDGED`.
         equalize: move scales between layers where that is exact.
         bias_correction: take the mean error of rounded weights out of each bias.
         per_channel: weights get a clip for every output channel.
@@ -50,7 +67,8 @@ class PtqOptions:
     dynamic: bool = False
 
     def __post_init__(self) -> None:
-        observer_named(self.observer)
+        if self.observer != AUTO:
+            observer_named(self.observer)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +82,8 @@ class PreparedGraph:
         ranges: the clip range of each tensor that may become integers.
         divisors: what each channel of a rescaled tensor was divided by, float64 (channels,).
         means: channel means, float64 (channels,), of each layer's data, by node name.
+        options: as asked, but for the observer, which is the chosen one where `auto` was asked.
+        judged: the output error of each observer that `auto` tried, see `judge.output_error`; empty where none was.
     """
 
     graph: Graph
@@ -75,6 +95,7 @@ class PreparedGraph:
     calibration: Calibration
     options: PtqOptions
     steps: tuple[str, ...] = field(default=())
+    judged: Mapping[str, float] = field(default_factory=dict)
 
     def spec(self, keep_float: Collection[str] = ()) -> tuple[Graph, QuantSpec]:
         """The graph with corrected biases and its spec, without the nodes in `keep_float`.
@@ -103,12 +124,20 @@ class PreparedGraph:
                 fix="export it with a float precision",
             )
         carriers = () if self.options.dynamic else find_carriers(wiring, chosen.values())
+        activations = {} if self.options.dynamic else self._activations(wiring, chosen.values(), carriers)
+        products = [
+            each.name
+            for each in find_products(wiring, chosen.values())
+            if refused.get(each.name) == ATTENTION and {each.left, each.right} <= set(activations)
+        ]
+        refused |= dict.fromkeys(products, MULTIPLIED)
         weights = {layer.weight: self._weight(wiring, layer) for layer in chosen.values()}
         graph = self._corrected(chosen.values(), weights) if self.options.bias_correction else self.graph
         return graph, QuantSpec(
             layers=tuple(chosen),
             carriers=tuple(node.name for node in carriers),
-            activations={} if self.options.dynamic else self._activations(wiring, chosen.values(), carriers),
+            products=tuple(products),
+            activations=activations,
             weights=weights,
             float_nodes=refused,
             calibration_sha256=self.calibration.sha256,
@@ -121,8 +150,9 @@ class PreparedGraph:
     def _activations(
         self, wiring: Wiring, layers: Iterable[Layer], carriers: Iterable[NodeProto]
     ) -> dict[str, ActivationQuant]:
-        points = quantized_tensors(wiring, layers, carriers)
-        return {name: ActivationQuant(*self.ranges[name], self.options.observer) for name in sorted(points)}
+        points = sorted(quantized_tensors(wiring, layers, carriers))
+        seen = [name for name in points if self.ranges[name][0] < self.ranges[name][1]]  # a product's may be all zeros
+        return {name: ActivationQuant(*self.ranges[name], self.options.observer) for name in seen}
 
     def _weight(self, wiring: Wiring, layer: Layer) -> WeightQuant:
         values = np.abs(wiring.weight(layer.weight))
@@ -140,20 +170,58 @@ class PreparedGraph:
 
 
 def prepare(
-    graph: Graph, samples: Iterable[Feeds], options: PtqOptions | None = None, least: int = MIN_SAMPLES
+    graph: Graph,
+    samples: Iterable[Feeds],
+    options: PtqOptions | None = None,
+    least: int = MIN_SAMPLES,
+    runtime: str = "onnxruntime",
 ) -> PreparedGraph:
     """Calibrate on `samples`, once, and rescale the graph for integers.
 
     Args:
         graph: a canonical float graph of opset 13 or later, shapes inferred.
-        samples: input tensors by name.
+        samples: input tensors by name. Of the observer `auto`, a part is held apart to judge on.
+        runtime: whose dialect `auto` judges in.
 
     Raises:
         InputError: too few samples, or values that are no numbers.
-        UnsupportedError: an opset whose integers have no channel axis.
+        UnsupportedError: an opset whose integers have no channel axis, or `auto` finds nothing to quantize.
         UsageError: a pattern in `keep_float` matches nothing.
     """
     options = options or PtqOptions()
+    _refuse_old_opset(graph)
+    wiring = Wiring(graph.model)
+    layers, refused = find_layers(wiring)
+    products = [each.name for each in find_products(wiring, layers.values())]
+    refused |= _kept(graph, [*layers, *products], options.keep_float)
+    if options.dynamic:
+        convolutions = [name for name, layer in layers.items() if layer.node.op_type == "Conv"]
+        refused |= dict.fromkeys(convolutions, "ranges at run time pay for matrix products only")
+    candidates = [layer for name, layer in layers.items() if name not in refused]
+    points = quantized_tensors(wiring, candidates, find_carriers(wiring, candidates))
+    pairs = find_pairs(wiring, candidates) if options.equalize else ()
+    judging = options.observer == AUTO and not options.dynamic
+    names = () if options.dynamic else JUDGED if judging else (options.observer,)
+    observers = [observer_named(name) for name in names]
+    calibration = calibrate(
+        graph,
+        [
+            *(Need(tensor, observer.statistic) for tensor in points for observer in observers),
+            *(Need(layer.data, _mean_of(layer)) for layer in candidates if options.bias_correction),
+            *equalisation_needs(pairs),
+        ],
+        samples,
+        least,
+        hold_apart=judging,
+    )
+    rescaled = _rescaled(graph, candidates, refused, pairs, calibration, options)
+    if options.dynamic:
+        return replace(rescaled, steps=("observe:at run time", *rescaled.steps))
+    each = [_observed(rescaled, points, observer, {pair.tensor: pair for pair in pairs}) for observer in observers]
+    return _judged(graph, each, runtime) if judging else each[0]
+
+
+def _refuse_old_opset(graph: Graph) -> None:
     if graph.opset < 13:
         raise UnsupportedError(
             f"opset {graph.opset} cannot hold weights that are quantized by channel",
@@ -161,34 +229,19 @@ def prepare(
             why="DequantizeLinear has no `axis` before opset 13 (ONNX operator specification)",
             fix="convert the model to a later opset first; every target profile asks for one",
         )
-    wiring = Wiring(graph.model)
-    layers, refused = find_layers(wiring)
-    refused |= _kept(graph, layers, options.keep_float)
-    if options.dynamic:
-        convolutions = [name for name, layer in layers.items() if layer.node.op_type == "Conv"]
-        refused |= dict.fromkeys(convolutions, "ranges at run time pay for matrix products only")
-    candidates = [layer for name, layer in layers.items() if name not in refused]
-    points = quantized_tensors(wiring, candidates, find_carriers(wiring, candidates))
-    pairs = find_pairs(wiring, candidates) if options.equalize else ()
-    observer = observer_named(options.observer)
-    calibration = calibrate(
-        graph,
-        [
-            *(Need(tensor, observer.statistic) for tensor in points if not options.dynamic),
-            *(Need(layer.data, _mean_of(layer)) for layer in candidates if options.bias_correction),
-            *equalisation_needs(pairs),
-        ],
-        samples,
-        least,
-    )
+
+
+def _rescaled(
+    graph: Graph,
+    candidates: Sequence[Layer],
+    refused: Mapping[str, str],
+    pairs: Sequence[Pair],
+    calibration: Calibration,
+    options: PtqOptions,
+) -> PreparedGraph:
+    """All but the ranges."""
     model, divisors = equalize(graph.model, pairs, calibration)
     prepared = graph.then("equalize", check(infer_shapes(model))) if pairs else graph
-    by_tensor = {pair.tensor: pair for pair in pairs}
-    ranges = (
-        {}
-        if options.dynamic
-        else {tensor: _range(tensor, observer, by_tensor.get(tensor), divisors, calibration) for tensor in points}
-    )
     means = {
         layer.name: calibration.of(layer.data, _mean_of(layer)) / divisors.get(layer.data, 1.0)
         for layer in candidates
@@ -196,15 +249,42 @@ def prepare(
     }
     rewired, _ = find_layers(Wiring(prepared.model))
     kept = {name: layer for name, layer in rewired.items() if name not in refused}
-    steps: tuple[str, ...] = (f"observe:{options.observer}" if not options.dynamic else "observe:at run time",)
-    steps += (f"equalize:{len(pairs)} tensors",) if pairs else ()
+    steps: tuple[str, ...] = (f"equalize:{len(pairs)} tensors",) if pairs else ()
     steps += ("bias-correction",) if options.bias_correction else ()
-    return PreparedGraph(prepared, kept, refused, ranges, divisors, means, calibration, options, steps)
+    return PreparedGraph(prepared, kept, refused, {}, divisors, means, calibration, options, steps)
+
+
+def _observed(
+    rescaled: PreparedGraph, points: Collection[str], observer: Observer, pairs: Mapping[str, Pair]
+) -> PreparedGraph:
+    """With the observer's ranges."""
+    ranges = {
+        tensor: _range(tensor, observer, pairs.get(tensor), rescaled.divisors, rescaled.calibration)
+        for tensor in points
+    }
+    options = replace(rescaled.options, observer=observer.name)
+    return replace(rescaled, ranges=ranges, options=options, steps=(f"observe:{observer.name}", *rescaled.steps))
+
+
+def _judged(graph: Graph, each: Sequence[PreparedGraph], runtime: str) -> PreparedGraph:
+    """The candidate whose outputs deviate least on the samples that set no range."""
+    apart = each[0].calibration.apart
+    if len(apart) < LEAST_APART:
+        taken = next(one for one in each if one.options.observer == UNJUDGED)
+        why = f"auto:not judged, {each[0].calibration.samples} samples leave too few to hold apart"
+        return replace(taken, steps=(why, *taken.steps))
+    judge = Judge.of(graph, apart, runtime)
+    errors = {one.options.observer: judge.error(*one.spec()) for one in each}
+    best = min(each, key=lambda one: errors[one.options.observer])
+    figures = ", ".join(f"{name} {error:.4g}" for name, error in errors.items())
+    step = f"auto:output error of {figures} on {len(apart)} samples held apart"
+    return replace(best, steps=(step, *best.steps), judged=errors)
 
 
 def quantized_tensors(wiring: Wiring, layers: Iterable[Layer], carriers: Iterable[NodeProto]) -> set[str]:
-    """The tensors that become integers in one dialect or another: operands and settled results."""
-    points = set()
+    """The tensors that become integers in one dialect or another: operands, settled results, queries and keys."""
+    layers = list(layers)
+    points = {name for each in find_products(wiring, layers) for name in (each.left, each.right)}
     for layer in layers:
         points |= {layer.data, settled(layer.output, wiring)}
     for node in carriers:
@@ -253,7 +333,7 @@ def _mean_of(layer: Layer) -> ChannelMean:
     return ChannelMean(1 if layer.node.op_type == "Conv" else -1)
 
 
-def _kept(graph: Graph, layers: Mapping[str, Layer], patterns: tuple[str, ...]) -> dict[str, str]:
+def _kept(graph: Graph, layers: Sequence[str], patterns: tuple[str, ...]) -> dict[str, str]:
     kept: dict[str, str] = {}
     for pattern in patterns:
         names = {name: origin.module for name, origin in graph.origins.items() if name in layers}

@@ -22,6 +22,17 @@ class Dialect:
         tiny_bias: a matrix product without a bias gets one that changes nothing. OpenVINO 2026.4.1, told to use one
             thread, computes garbage where such a product's result is rounded in the same kernel (`brgemm_avx512_I8`,
             measured; with a bias, or with two threads, it does not).
+        barrier: a matrix of a known number of rows passes through an identity (LeakyRelu with slope 1) before it is
+            rounded. OpenVINO 2026.4.1 on one thread computes garbage where the kernel of an int8 product of at most 8
+            rows rounds its own result, and the bias is zero, uniform, or followed by a constant factor: `tiny_bias`
+            alone does not prevent that (measured on AVX-512; 9 rows, rank 3, an open batch and two threads are right).
+        products: attention's products of queries and keys are in int8, symmetric, since a zero point costs what is won.
+            OpenVINO 2026.4.1 has them in one kernel with the softmax: DeiT-S takes 0.93 of the time (measured; 1.01
+            with zero points). ONNX Runtime has no such kernel, and TensorRT fuses attention in fp16.
+        quads: channels of a graph's input are filled up to a multiple of 4 in front of a convolution. ONNX Runtime's
+            fast integer kernels take such only (MLAS, `ConvSym`), and a picture has 3: MobileNetV2's first convolution
+            took 379 us of 3344, and 191 with a fourth (measured with 1.32.0).
+        global_pool: a mean over all of space is written as GlobalAveragePool, which ONNX Runtime has in integers.
         half_scales: scales are rounded to fp16 first, since the file will hold them so.
         dynamic: ranges at run time can be expressed.
     """
@@ -32,6 +43,10 @@ class Dialect:
     gemm: bool = False
     int32_bias: bool = False
     tiny_bias: bool = False
+    barrier: bool = False
+    products: bool = False
+    quads: bool = False
+    global_pool: bool = False
     half_scales: bool = False
     dynamic: bool = False
 
@@ -39,8 +54,17 @@ class Dialect:
 DIALECTS = {
     dialect.name: dialect
     for dialect in (
-        Dialect("onnxruntime", affine=True, closed=True, gemm=True, int32_bias=True, dynamic=True),
-        Dialect("openvino", affine=True, tiny_bias=True),
+        Dialect(
+            "onnxruntime",
+            affine=True,
+            closed=True,
+            gemm=True,
+            int32_bias=True,
+            quads=True,
+            global_pool=True,
+            dynamic=True,
+        ),
+        Dialect("openvino", affine=True, tiny_bias=True, barrier=True, products=True),
         Dialect("tensorrt", half_scales=True),
     )
 }

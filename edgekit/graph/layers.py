@@ -1,7 +1,8 @@
 """Which nodes of a float graph could run in int8: layers with constant weights, and what lies between them.
 
-What stays float by rule: decode arithmetic, softmax, normalization, attention products, and everything else that no
-table here names. A product of exponentials and box offsets under one scale costs all accuracy (YOLOX issue 1638).
+What stays float by rule: decode arithmetic, softmax, normalization, and everything else that no table here names. A
+product of exponentials and box offsets under one scale costs all accuracy (YOLOX issue 1638). Of attention, queries and
+keys may become integers where a runtime gains by it; softmax's result, of which most is near zero, never does.
 """
 
 from __future__ import annotations
@@ -22,6 +23,31 @@ MOVERS = frozenset(
 )
 # Computes on integers with a scale of its own on each side.
 ARITHMETIC = frozenset({"Add", "Concat", "AveragePool", "GlobalAveragePool", "ReduceMean"})
+
+
+ATTENTION = "both operands are activations: attention products stay float"
+# Between queries or keys and their product, and between the product and softmax.
+_SCALINGS = frozenset({"Mul", "Div"})
+_TO_SOFTMAX = frozenset({"Mul", "Div", "Add"})
+
+
+@dataclass(frozen=True)
+class Product:
+    """Attention's product of queries and keys, in front of a softmax.
+
+    Attributes:
+        node: the `MatMul`.
+        left, right: the tensors to round: its operands before they are transposed, or scaled by one number.
+    """
+
+    node: NodeProto
+    left: str
+    right: str
+
+    @property
+    def name(self) -> str:
+        """The node's name."""
+        return str(self.node.name)
 
 
 @dataclass(frozen=True)
@@ -103,6 +129,23 @@ def find_carriers(wiring: Wiring, layers: Iterable[Layer]) -> tuple[NodeProto, .
     return tuple(reversed(kept))
 
 
+def find_products(wiring: Wiring, layers: Iterable[Layer]) -> tuple[Product, ...]:
+    """Attention's products of queries and keys that are both results of `layers`, moved or scaled at most."""
+    results = {layer.output for layer in layers}
+    found = []
+    for node in wiring.model.graph.node:
+        if is_product(node, wiring) and _meets_softmax(node, wiring):
+            left, right = (_upstream(name, wiring, frozenset({"Transpose"})) for name in node.input)
+            if left != right and all(_upstream(name, wiring, MOVERS) in results for name in (left, right)):
+                found.append(Product(node, left, right))
+    return tuple(found)
+
+
+def is_product(node: NodeProto, wiring: Wiring) -> bool:
+    """A `MatMul` of two activations."""
+    return node.op_type == "MatMul" and not set(node.input) & set(wiring.weights)
+
+
 def data_inputs(node: NodeProto, wiring: Wiring) -> list[str]:
     """The operands that hold activations: of a mover only the first, the rest are sizes."""
     names = node.input[:1] if node.op_type in MOVERS or node.op_type == "ReduceMean" else node.input
@@ -114,6 +157,31 @@ def settled(tensor: str, wiring: Wiring) -> str:
     reader = wiring.only_consumer(tensor)
     fused = reader is not None and reader.op_type in FUSED and _is_fused_relu(reader, wiring)
     return str(reader.output[0]) if reader is not None and fused else tensor
+
+
+def _upstream(tensor: str, wiring: Wiring, movers: frozenset[str]) -> str:
+    """The tensor behind any `movers`, and any products with one constant number, that `tensor` comes from."""
+    while (node := wiring.producers.get(tensor)) is not None:
+        scaled = [str(name) for name in node.input if not _is_number(name, wiring)]
+        if node.op_type in movers or (node.op_type in _SCALINGS and scaled == [node.input[0]]):
+            tensor = str(node.input[0])
+        elif node.op_type == "Mul" and len(scaled) == 1:
+            tensor = scaled[0]
+        else:
+            break
+    return tensor
+
+
+def _is_number(tensor: str, wiring: Wiring) -> bool:
+    return tensor in wiring.weights and all(size == 1 for size in wiring.weights[tensor].dims)
+
+
+def _meets_softmax(node: NodeProto, wiring: Wiring) -> bool:
+    """Whether the result goes into a softmax and nowhere else, scaled or masked on the way."""
+    reader = wiring.only_consumer(node.output[0])
+    while reader is not None and reader.op_type in _TO_SOFTMAX:
+        reader = wiring.only_consumer(reader.output[0])
+    return reader is not None and reader.op_type == "Softmax"
 
 
 def _is_fused_relu(node: NodeProto, wiring: Wiring) -> bool:
@@ -138,7 +206,7 @@ def _why_not(node: NodeProto, wiring: Wiring) -> str | None:
     if node.op_type == "ConvTranspose":
         return "no runtime here has an int8 transposed convolution"
     if node.input[1] not in wiring.weights:
-        return "both operands are activations: attention products stay float"
+        return ATTENTION
     if node.op_type == "Conv" and len(node.input) > 2 and node.input[2] and node.input[2] not in wiring.weights:
         return "its bias is computed"
     if node.op_type == "MatMul" and len(wiring.weights[node.input[1]].dims) != 2:

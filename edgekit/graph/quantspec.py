@@ -64,6 +64,7 @@ class QuantSpec:
     Attributes:
         layers: the names of compute nodes (`Conv`, `Gemm`, `MatMul`) that run in int8.
         carriers: nodes between them that stay in int8 where a runtime can.
+        products: attention's products of queries and keys that may be in int8, where a runtime gains by it.
         activations: by tensor name.
         weights: by initializer name.
         float_nodes: compute nodes that stay float, with the reason.
@@ -80,6 +81,7 @@ class QuantSpec:
     float_nodes: dict[str, str]
     calibration_sha256: str
     samples: int
+    products: tuple[str, ...] = ()
     divisors: dict[str, tuple[float, ...]] = field(default_factory=dict)
     dynamic: bool = False
     steps: tuple[str, ...] = ()

@@ -10,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edgekit.compress.observers import DEFAULT_OBSERVER, LEVELS, OBSERVERS, observer_named
+from edgekit.compress.observers import (
+    AUTO,
+    DEFAULT_OBSERVER,
+    HISTOGRAM,
+    JUDGED,
+    LEVELS,
+    OBSERVERS,
+    UNJUDGED,
+    observer_named,
+)
 from edgekit.errors import UsageError
 
 Array = NDArray[np.float32]
@@ -139,7 +148,13 @@ def test_rectified_values_keep_all_levels_on_one_side(name: str) -> None:
 
 
 def test_unknown_names_are_refused_with_the_known_ones() -> None:
-    assert DEFAULT_OBSERVER in OBSERVERS
     with pytest.raises(UsageError, match="unknown observer 'best'") as caught:
         observer_named("best")
-    assert "octav" in str(caught.value)
+    assert "auto" in str(caught.value) and "octav" in str(caught.value)
+
+
+def test_auto_tries_observers_of_one_statistic() -> None:
+    assert DEFAULT_OBSERVER == AUTO
+    assert AUTO not in OBSERVERS
+    assert UNJUDGED in JUDGED
+    assert {OBSERVERS[name].statistic for name in JUDGED} == {HISTOGRAM}
