@@ -19,13 +19,14 @@ from onnx.reference import ReferenceEvaluator
 
 from edgekit.errors import InputError, UnsupportedError
 from edgekit.graph import integer_ops as ops
-from edgekit.graph.graph import STANDARD_DOMAINS
+from edgekit.graph.graph import STANDARD_DOMAINS, opset_of
 from edgekit.graph.integer_ops import Array, Attributes, Lattice, Operand
 
 # These neither change a value nor mix two: the step of their input is the step of their output.
 _MOVES = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze", "Slice"})
 _LEVELS = 255  # steps in the range of an 8-bit tensor
 _FLOAT32_ROUNDING = 1e-3  # of a step: real outputs are up to 256 of them, and float32 has 24 bits, so 2^-16 would do
+_FLATTENED, _FLATTENED_UNTIL = frozenset({"Hardmax", "LogSoftmax", "Softmax"}), 13  # ONNX's change log of operators
 _QDQ_DOMAINS = (*STANDARD_DOMAINS, "com.microsoft")  # ONNX Runtime's own had 16 bits before opset 21
 
 
@@ -166,8 +167,11 @@ class _Interpreter:
             operands = [Operand(self.seen[name], self.lattices.get(name)) for name in node.input[:2]]
             bias = [self.seen[name] for name in node.input[2:] if name]
             return [_PRODUCTS[node.op_type](attributes, *operands, *(bias or _NO_BIAS[node.op_type]))]
-        if node.domain in STANDARD_DOMAINS and node.op_type in _POOLS and len(node.output) == 1:
-            return [_POOLS[node.op_type](attributes, self.seen[node.input[0]])]
+        if node.domain in STANDARD_DOMAINS and node.op_type in _UNARY and len(node.output) == 1:
+            try:
+                return [_UNARY[node.op_type](attributes, self.seen[node.input[0]])]
+            except ValueError as error:
+                raise _unsupported(node, str(error)) from error
         return self._by_reference(node)
 
     def _quantize(self, node: NodeProto) -> Array:
@@ -209,6 +213,10 @@ class _Interpreter:
         """Any other operator, by the onnx package's own reference, floats in float64."""
         if any(each.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for each in node.attribute):
             raise _unsupported(node, "it holds a subgraph")
+        if node.op_type in _FLATTENED and opset_of(self.model) < _FLATTENED_UNTIL:
+            raise _unsupported(
+                node, f"before opset {_FLATTENED_UNTIL} it flattens its input, and the reference does not"
+            )
         names = list(dict.fromkeys(name for name in node.input if name))
         function = FunctionProto(name="node", domain="edgekit", opset_import=self.model.opset_import)
         function.input.extend(names)
@@ -225,7 +233,11 @@ class _Interpreter:
 
 _PRODUCTS: dict[str, Callable[..., Array]] = {"Conv": ops.conv, "Gemm": ops.gemm, "MatMul": ops.matmul}
 _NO_BIAS: dict[str, tuple[None, ...]] = {"Conv": (None,), "Gemm": (None,), "MatMul": ()}
-_POOLS: dict[str, Callable[[Attributes, Array], Array]] = {"MaxPool": ops.max_pool, "AveragePool": ops.average_pool}
+_UNARY: dict[str, Callable[[Attributes, Array], Array]] = {
+    "MaxPool": ops.max_pool,
+    "AveragePool": ops.average_pool,
+    "Gelu": ops.gelu,
+}
 
 
 def _promoted(value: Array) -> Array:

@@ -6,6 +6,7 @@ an int32 accumulator never reaches. Formulas: the operator pages of the ONNX spe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -121,6 +122,21 @@ def average_pool(attributes: Attributes, x: Array) -> Array:
     axes = tuple(range(x.ndim, windows.ndim))
     mean: Array = windows.sum(axis=axes) / counted.sum(axis=axes)
     return mean
+
+
+def gelu(attributes: Attributes, x: Array) -> Array:
+    """`x * P(X <= x)` for a standard normal X, or its `tanh` form (Hendrycks and Gimpel, arXiv 1606.08415)."""
+    form = attributes.get("approximate", b"none").decode()
+    if form not in _NORMAL_BELOW:
+        raise ValueError(f"approximate is none or tanh, not {form[:40]!r}")
+    weighted: Array = x * _NORMAL_BELOW[form](torch.from_numpy(np.ascontiguousarray(x))).numpy()
+    return weighted
+
+
+_NORMAL_BELOW: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "none": lambda x: 0.5 * torch.erfc(-x / math.sqrt(2)),
+    "tanh": lambda x: 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+}
 
 
 def window_pads(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from edgekit.bundle import Bundle, Candidate, Choice, Coverage, LayerNoise, MeasuredOn, Quality, Variant
 from edgekit.bundle.manifest import manifest_bytes, parse_manifest
 from edgekit.errors import InputError, IntegrityError
+from edgekit.evaluate import bootstrap
 
 ON = MeasuredOn("A CPU", "x86_64", "Linux 6.8", "onnxruntime 1.32.0", "AVX2 (all of this CPU)", 1)
 FLOAT = Candidate("fp32", True, latency_ms=4.0, speedup=(1.0, 1.0, 1.0))
@@ -147,3 +149,12 @@ def test_a_machine_is_told_in_full() -> None:
     for wrong in ({"threads": 0}, {"cpu": ""}, {"instruction_set": " "}, {"runtime": ""}):
         with pytest.raises(ValueError):
             replace(ON, **wrong)
+
+
+def test_the_document_has_every_field_of_quality_and_the_numbers_behind_its_bounds() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "bundle.md").read_text(encoding="utf-8")
+    section = text.split("\n## Quality\n")[1].split("\n## ")[0]
+    assert [field.name for field in fields(Quality) if f"`{field.name}`" not in section] == []
+    for number in (bootstrap.SHARE_REPLICATES, bootstrap.AP_REPLICATES, bootstrap.CALL_REPLICATES):
+        assert f"{number:,} for " in section
+    assert f"by itself, {bootstrap.CONFIDENCE:g};" in section and f"`{bootstrap.METHOD}`" in section

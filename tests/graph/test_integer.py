@@ -224,6 +224,45 @@ def test_other_operators_are_computed_in_float64(build: Build, run: Run) -> None
     _same_as_runtime(model, run, x)
 
 
+@pytest.mark.parametrize("form", ["none", "tanh", None])
+def test_gelu_is_its_formula(build: Build, run: Run, form: str | None) -> None:
+    x = np.concatenate([np.linspace(-9, 9, 181), [-37.5, 37.5]]).astype(np.float32)
+    node = helper.make_node("Gelu", ["x"], ["y"], **({"approximate": form} if form else {}))
+    model = build([node], {"x": x.shape}, {"y": x.shape})
+    if form == "tanh":
+        wanted = [v / 2 * (1 + math.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3))) for v in x.tolist()]
+    else:  # erfc, because 1 + erf loses all digits far below zero
+        wanted = [v / 2 * math.erfc(-v / math.sqrt(2)) for v in x.tolist()]
+    np.testing.assert_allclose(run_integer(model, {"x": x})["y"], wanted, rtol=1e-12, atol=1e-14)
+    _same_as_runtime(model, run, x)
+
+
+def test_an_attention_block_is_computed_in_float64(build: Build, run: Run) -> None:
+    """What a transformer has beside its layers: LayerNormalization, Softmax of products, Gelu, a residual sum."""
+    rng = np.random.default_rng(6)
+    node = helper.make_node
+    nodes = [
+        node("LayerNormalization", ["x", "g", "b"], ["n", "mean", "deviation"], axis=-1, epsilon=1e-6),
+        node("Transpose", ["n"], ["t"], perm=[0, 2, 1]),
+        node("MatMul", ["n", "t"], ["m"]),
+        node("Softmax", ["m"], ["p"], axis=-1),
+        node("MatMul", ["p", "n"], ["a"]),
+        node("Gelu", ["a"], ["e"]),
+        node("Add", ["x", "e"], ["y"]),
+    ]
+    gains = {"g": rng.uniform(0.5, 1.5, 8).astype(np.float32), "b": rng.normal(size=8).astype(np.float32)}
+    model = build(nodes, {"x": (2, 5, 8)}, {"y": (2, 5, 8)}, gains)
+    x = rng.normal(3, 2, (2, 5, 8)).astype(np.float32)
+    tensors = run_integer(model, {"x": x})
+    assert all(tensors[name].dtype == np.float64 for name in "ntmpaey")
+    real = x.astype(np.float64)
+    centred = real - real.mean(-1, keepdims=True)
+    norm = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + np.float32(1e-6)) * gains["g"] + gains["b"]
+    np.testing.assert_allclose(tensors["n"], norm, rtol=1e-11, atol=1e-11)
+    np.testing.assert_allclose(tensors["p"].sum(-1), 1, rtol=1e-14)
+    _same_as_runtime(model, run, x)
+
+
 def test_a_wrong_layer_is_named_alone(chain: ModelProto, x: np.ndarray) -> None:
     traced = {**run_integer(chain, {"x": x}), "x": x}
     wrong = traced["yq"].copy()
@@ -286,7 +325,7 @@ def test_a_trace_of_another_model_is_refused(chain: ModelProto, x: np.ndarray) -
         steps_apart(chain, tensors, {"zq": tensors["zq"][:1]})
 
 
-@pytest.mark.parametrize("case", ["blocks", "subgraph", "unknown", "float8"])
+@pytest.mark.parametrize("case", ["blocks", "subgraph", "unknown", "float8", "gelu"])
 def test_what_it_cannot_compute_is_named(build: Build, case: str) -> None:
     then = helper.make_graph([], "then", [], [])
     node, weights = {
@@ -297,12 +336,23 @@ def test_what_it_cannot_compute_is_named(build: Build, case: str) -> None:
         "subgraph": (helper.make_node("If", ["c"], ["y"], then_branch=then, else_branch=then), {"c": np.bool_(True)}),
         "unknown": (helper.make_node("Frobnicate", ["x"], ["y"], domain="ai.edgekit"), {}),
         "float8": (helper.make_node("QuantizeLinear", ["x", "s"], ["y"], output_dtype=TensorProto.FLOAT8E4M3FN), {}),
+        "gelu": (helper.make_node("Gelu", ["x"], ["y"], approximate="cubic"), {}),
     }[case]
     node.name = "the culprit"
     shape = (2, 4) if case == "blocks" else ()
     model = build([node], {"x": (2,)}, {"y": None}, {**weights, "s": np.ones(shape, np.float32)}, opset=23)
     with pytest.raises(UnsupportedError, match="the culprit"):
         run_integer(model, {"x": np.ones(2, np.float32)})
+
+
+@pytest.mark.parametrize("kind", ["Softmax", "LogSoftmax", "Hardmax"])
+def test_an_old_softmax_is_refused_and_not_computed_wrongly(build: Build, run: Run, kind: str) -> None:
+    """Before opset 13 it runs over all axes from `axis` on; the reference of the onnx package runs over that one."""
+    x = np.random.default_rng(8).normal(size=(2, 3, 4)).astype(np.float32)
+    node = helper.make_node(kind, ["x"], ["y"], name="old", axis=1)
+    with pytest.raises(UnsupportedError, match=r"(?s)old.*opset 13"):
+        run_integer(build([node], {"x": x.shape}, {"y": None}, opset=12, ir=7), {"x": x})
+    _same_as_runtime(build([node], {"x": x.shape}, {"y": None}, opset=13), run, x)
 
 
 def _round(value: Fraction) -> int:

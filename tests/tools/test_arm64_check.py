@@ -123,9 +123,26 @@ def gemm_net() -> ModelProto:
     return net.model({"x": (5, 40)}, ["y", "z"])
 
 
+def transformer_net() -> ModelProto:
+    """An encoder's parts: normalized rows into a Gemm, softmax of float products, Gelu into a Gemm, a residual sum."""
+    net = Net()
+    net.weights |= {"gain": net.random.uniform(0.5, 1.5, 24).astype(np.float32), "shift": np.zeros(24, np.float32)}
+    norm = net.then("LayerNormalization", ["x", "gain", "shift"], "n", axis=-1, epsilon=1e-6)
+    n = net.quantized(norm, 0.03, 128)
+    a = net.then("Gemm", [n, *net.weight("w0", (24, 24), 0.03)], "a", transB=1)
+    net.weights["small"] = np.float32(1e-3)  # so that Softmax weighs several rows
+    scores = net.then("MatMul", [a, net.then("Transpose", [a], "t", perm=[1, 0])], "products")
+    scores = net.then("Mul", [scores, "small"], "scores")
+    mixed = net.then("MatMul", [net.then("Softmax", [scores], "p", axis=-1), a], "mixed")
+    e = net.quantized(net.then("Gelu", [mixed], "e"), 0.04, 10)
+    net.then("Add", ["x", net.then("Gemm", [e, *net.weight("w1", (24, 24), 0.04)], "f", transB=1)], "y")
+    return net.model({"x": (7, 24)}, ["y"])
+
+
 NETS = {
     "conv": (conv_net, {"QLinearConv": 3}, ["x_q", "a_q", "b_q", "c_q", "y_q", "y_d"]),
     "gemm": (gemm_net, {"QGemm": 2, "MatMulIntegerToFloat": 1}, ["x_q", "a_q", "y", "z"]),
+    "transformer": (transformer_net, {"QGemm": 2, "Gelu": 1, "Softmax": 1}, ["n_q", "e_q", "y"]),
 }
 
 
@@ -141,6 +158,16 @@ def test_this_machine_an_emulated_core_and_the_integers_agree(
 @pytest.mark.parametrize("net", NETS)
 def test_this_machine_and_the_integers_agree(tool: Any, tmp_path: Path, net: str) -> None:
     _checked(tool, tmp_path, tool.places.native("onnxruntime"), net)
+
+
+@pytest.mark.parametrize("net", ["gemm", "transformer"])
+def test_openvino_and_the_integers_agree(
+    tool: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], net: str
+) -> None:
+    pytest.importorskip("openvino")
+    path = _saved(NETS[net][0](), tmp_path)
+    assert tool.__main__.main([str(path), "--openvino", "--offline", "--cache", str(tmp_path / "none")]) == 4
+    assert capsys.readouterr().out.count("within 1 step(s)") == 2  # here, in both runtimes; Arm was skipped
 
 
 def _checked(tool: Any, folder: Path, place: Any, net: str) -> Any:

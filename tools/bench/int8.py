@@ -1,46 +1,41 @@
 """Int8 against float and against its peers, in ONNX Runtime and OpenVINO: latency, then accuracy.
 
-    PYTHONPATH=tools/bench python tools/bench/int8.py [--models resnet50,cifar_deit,femtodet] [--no-nncf] [--all]
+    PYTHONPATH=tools/bench python tools/bench/int8.py [--models resnet50,cifar_deit,fastestdet] [--no-nncf] [--all]
 
-Random-weight models of ImageNet's shapes are timed, those trained on CIFAR-10 are scored, FemtoDet is both. One thread,
-process CPU time, all entrants in turn in one process, f32 pinned in OpenVINO. Peers calibrate on the same samples.
-Accuracy is judged by the paired bootstrap: a bar that the samples cannot decide is INCONCLUSIVE. Exits with 1 where a
-bar is missed.
+Random-weight models of ImageNet's shapes are timed, those trained on CIFAR-10 are scored, detectors are both. One
+thread, process CPU time, all entrants in turn in one process, f32 pinned in OpenVINO. Peers calibrate on the same
+samples. Accuracy is judged by the paired bootstrap: a bar that the samples cannot decide is INCONCLUSIVE. Exits with 1
+where a bar is missed.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import cifar10
 import numpy as np
 import peers
 import zoo
+from detectors import DETECTORS, Detector
 from int8_judge import Latencies, Table
 
 from edgekit import machine
 from edgekit.compress.calibration import samples_of
 from edgekit.compress.ptq import PtqOptions, prepare
-from edgekit.errors import MissingError
 from edgekit.evaluate.bootstrap import share_drop
-from edgekit.evaluate.datasets import Dataset, open_dataset
 from edgekit.evaluate.evaluate import answers, drop, score
 from edgekit.graph.graph import Graph
 from edgekit.graph.qdq import lower
-from edgekit.parents import Parent
 from edgekit.raceworker import LEAST_ROUNDS, LEAST_SAMPLE_NS, MOST_ROUNDS, WARMUP
 from edgekit.runtimes.backend import Engine, EngineRequest
 from edgekit.runtimes.session import backend_named
 from edgekit.sources import open_source
 
 RUNTIMES = ("onnxruntime", "openvino")
-FEMTODET = "femtodet"
-NAMES = (*zoo.NAMES, FEMTODET)
+NAMES = (*zoo.NAMES, *DETECTORS)
 TRANSFORMERS = ("deit_s", "cifar_deit")
 
 SPEEDUP_BARS = {
@@ -51,10 +46,10 @@ SPEEDUP_BARS = {
     ("deit_s", "onnxruntime"): 2.2,
     ("deit_s", "openvino"): 2.6,
 }
-DROP_BARS = {"cifar_deit": 0.5, FEMTODET: 0.5}
-"""Points of top-1, and of AP50, that may be lost; the others are held against their peers alone."""
+DROP_BARS = {"cifar_deit": 0.5}
+"""Points of top-1 that may be lost; the other classifiers are held against their peers alone."""
 
-TIMED_SAMPLES, CIFAR_SAMPLES, BCCD_SAMPLES = 8, 256, 128
+TIMED_SAMPLES, CIFAR_SAMPLES, DETECTOR_SAMPLES = 8, 256, 128
 BUDGET_S = 30.0
 BATCH = 64
 
@@ -70,8 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> bool:
     table = Table()
     for name in (name for name in asked.models if name in zoo.RANDOM):
         time_random(table, name, asked.nncf)
-    if FEMTODET in asked.models:
-        femtodet(table, asked.nncf)
+    for name in (name for name in asked.models if name in DETECTORS):
+        detector(table, name, asked.nncf)
     for name in (name for name in asked.models if name in zoo.TRAINED):
         score_trained(table, name, asked.nncf, None if asked.all else asked.images)
     return table.close()
@@ -97,36 +92,33 @@ def time_random(table: Table, name: str, with_nncf: bool) -> None:
             table.against_peer(name, runtime, times, who)
 
 
-def femtodet(table: Table, with_nncf: bool) -> None:
-    """Parts B and C: the shipped detector, its latency in each precision, and its AP50 on BCCD's test pictures."""
-    root = Path(os.environ.get("EDGEKIT_DATA", ".")) / "detection" / "bccd"
-    if not root.is_dir():
-        raise MissingError("BCCD is not on this machine", where=str(root), fix="set EDGEKIT_DATA; see README")
-    parent = open_source(FEMTODET)
-    graph, _ = parent.to_graph(parent.spec, None, 20, 10)
-    samples = list(samples_of(open_dataset(root, parent.spec, "train"), parent.spec, BCCD_SAMPLES))
+def detector(table: Table, name: str, with_nncf: bool) -> None:
+    """Parts B and C: a detector, its latency in each precision, and its AP50 on held-out pictures."""
+    subject = DETECTORS[name]()
+    graph, _ = subject.parent.to_graph(subject.spec, None, 20, 10)
+    samples = list(samples_of(subject.calibration, subject.spec, DETECTOR_SAMPLES))
     forms = int8_forms(graph, samples, False, with_nncf)
     bf16 = EngineRequest(graph.serialized(), settings={"INFERENCE_PRECISION_HINT": "bf16"}, threads=1)
     times = measure({**forms, ("openvino", "bf16"): bf16}, samples[0])
     for runtime in RUNTIMES:
-        table.race(FEMTODET, runtime, times)
+        table.race(name, runtime, times)
         for who in [who for at, who in forms if at == runtime and who not in ("fp32", "ours")]:
-            table.against_peer(FEMTODET, runtime, times, who)
-    score_detector(table, parent, forms, open_dataset(root, parent.spec, "test"))
+            table.against_peer(name, runtime, times, who)
+    score_detector(table, subject, forms)
 
 
-def score_detector(table: Table, parent: Parent, forms: Forms, data: Dataset) -> None:
+def score_detector(table: Table, subject: Detector, forms: Forms) -> None:
     """AP50 of every form, its drop from fp32 in the same runtime, and ours against the peers'."""
-    spec = parent.spec
+    name, spec, data = subject.name, subject.spec, subject.held_out
     said = {key: answers(_open(key, form).run, spec, data) for key, form in forms.items()}
     for key in forms:
         runtime, who = key
         value = score(spec, said[key], data).value
-        bar = DROP_BARS[FEMTODET] if who == "ours" else None
-        table.drop(FEMTODET, runtime, who, value, drop(spec, said[runtime, "fp32"], said[key], data), bar)
+        bar = subject.max_drop if who == "ours" else None
+        table.drop(name, runtime, who, value, drop(spec, said[runtime, "fp32"], said[key], data), bar)
     for runtime, who in forms:
         if who not in ("fp32", "ours"):
-            table.drop_against_peer(FEMTODET, runtime, who, drop(spec, said[runtime, who], said[runtime, "ours"], data))
+            table.drop_against_peer(name, runtime, who, drop(spec, said[runtime, who], said[runtime, "ours"], data))
 
 
 def score_trained(table: Table, name: str, with_nncf: bool, images: int | None) -> None:
