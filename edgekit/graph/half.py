@@ -1,6 +1,6 @@
 """Writes fp16 into the graph itself: strongly typed runtimes compute in just the types that the file states.
 
-Inputs and outputs stay as they are; sensitive operators keep float32 (the islands), with casts at their shores.
+Inputs and outputs stay as they are; what `islands.py` names keeps float32, with casts at its shores.
 """
 
 from __future__ import annotations
@@ -13,20 +13,11 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgekit.errors import UnsupportedError
 from edgekit.graph.graph import Graph
+from edgekit.graph.islands import ISLANDS, islands, read_names
 from edgekit.graph.passes import check, infer_shapes
 
-# Sums over many elements and exponentials overflow or lose digits in fp16; the rest of the list fixes its own types.
-ISLANDS = frozenset(
-    {
-        *("Softmax", "LogSoftmax", "LayerNormalization", "GroupNormalization", "InstanceNormalization"),
-        *("RMSNormalization", "LpNormalization", "MeanVarianceNormalization"),
-        *("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp"),
-        *("ReduceProd", "CumSum", "Exp", "Log", "Pow", "Reciprocal", "Softplus", "Erf"),
-        *("NonMaxSuppression", "Scan", "Loop", "If", "Cast", "CastLike", "Constant", "ConstantOfShape", "Range"),
-        *("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "EyeLike"),
-        "DynamicQuantizeLinear",
-    }
-)
+__all__ = ["FLOAT_INPUTS", "ISLANDS", "island_reasons", "to_half"]
+
 # Inputs that ONNX types as float32 whatever the operator computes in: (operator, input index).
 FLOAT_INPUTS = frozenset({("Resize", 1), ("Resize", 2), ("Upsample", 1)})
 
@@ -35,17 +26,16 @@ def to_half(graph: Graph) -> Graph:
     """The graph with float32 arithmetic turned into float16, except the islands.
 
     Raises:
-        UnsupportedError: a weight does not fit into fp16.
+        UnsupportedError: a weight is not a number, or a scale of a quantization does not fit into fp16.
     """
     model = _Converter(graph.model).run()
     return graph.then("fp16", check(infer_shapes(model)))
 
 
-def half_tensors(model: ModelProto) -> set[str]:
-    """The tensors of the original graph that `to_half` made fp16, by their original names."""
-    values = [*model.graph.value_info, *model.graph.output]
-    names = {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT16}
-    return names | {name.removesuffix("_fp16") for name in names}
+def island_reasons(graph: Graph) -> dict[str, str]:
+    """Name of each float node that `to_half` leaves in float32, with the rule that says so; see `islands`."""
+    nodes = graph.model.graph.node
+    return {nodes[i].name: why for i, why in sorted(islands(graph.model, _float_tensors(graph.model)).items())}
 
 
 @dataclass
@@ -67,21 +57,23 @@ class _Converter:
         outputs = {value.name for value in graph.output}
         for name in floats:
             self.in_float[name] = name
-        for node in self.source.graph.node:
+        kept_wide = islands(self.source, floats)
+        for i, node in enumerate(self.source.graph.node):
             copy = NodeProto()
             copy.CopyFrom(node)
-            if node.op_type in ISLANDS or not any(name in floats for name in (*node.input, *node.output)):
+            if i in kept_wide or not any(name in floats for name in (*node.input, *node.output)):
                 self._island(copy, weights)
             else:
                 self._half_node(copy, floats, weights, outputs)
-        kept = [t for t in self.source.graph.initializer if t.name not in floats or self._is_used(t.name)]
+        used = {name for node in self.nodes for name in read_names(node)}
+        kept = [tensor for tensor in self.source.graph.initializer if tensor.name not in floats or tensor.name in used]
         del graph.node[:], graph.initializer[:], graph.value_info[:]
         graph.node.extend(self.nodes)
         graph.initializer.extend([*kept, *self.initializers.values()])
         return model
 
     def _island(self, node: NodeProto, weights: dict[str, TensorProto]) -> None:
-        _rename_inputs(node, {name: self._as_float(name, weights) for name in sorted(_read_names(node))})
+        _rename_inputs(node, {name: self._as_float(name, weights) for name in sorted(read_names(node))})
         self.nodes.append(node)
 
     def _half_node(self, node: NodeProto, floats: set[str], weights: dict[str, TensorProto], outputs: set[str]) -> None:
@@ -120,9 +112,6 @@ class _Converter:
     def _cast(self, source: str, target: str, to: int) -> None:
         self.nodes.append(helper.make_node("Cast", [source], [target], f"{target}/cast", to=to))
 
-    def _is_used(self, name: str) -> bool:
-        return any(name in _read_names(node) for node in self.nodes)
-
 
 def _float_tensors(model: ModelProto) -> set[str]:
     graph = onnx.shape_inference.infer_shapes(model).graph
@@ -151,9 +140,3 @@ def _rename_inputs(node: NodeProto, names: dict[str, str]) -> None:
     for attribute in node.attribute:
         for child in attribute.g.node:
             _rename_inputs(child, names)
-
-
-def _read_names(node: NodeProto) -> set[str]:
-    """The tensors that `node` reads, those that its subgraphs capture included."""
-    inner = [name for a in node.attribute for child in a.g.node for name in _read_names(child)]
-    return {*node.input, *inner}

@@ -19,6 +19,7 @@ from edgekit.errors import UnsupportedError  # noqa: E402
 from edgekit.evaluate.parity import compare  # noqa: E402
 from edgekit.graph.graph import Graph  # noqa: E402
 from edgekit.graph.half import ISLANDS, to_half  # noqa: E402
+from edgekit.graph.half_reference import run_half  # noqa: E402
 from edgekit.graph.passes import check, infer_shapes  # noqa: E402
 
 Build = Callable[..., ModelProto]
@@ -81,22 +82,25 @@ def test_names_of_the_nodes_survive(shipped_graph: Graph) -> None:
     assert len(names) == len(to_half(shipped_graph).model.graph.node)
 
 
-@pytest.mark.parametrize("op", ["Softmax", "Exp", "Log", "ReduceSum", "LayerNormalization", "Erf", "Reciprocal"])
+@pytest.mark.parametrize("op", ["Softmax", "Exp", "Log", "ReduceSum", "LayerNormalization", "Reciprocal"])
 def test_islands_keep_float32_with_casts_at_their_shores(build: Build, run: Run, op: str) -> None:
     assert op in ISLANDS
     inputs = ["a", "scale"] if op == "LayerNormalization" else ["a"]
     nodes = [
-        helper.make_node("Abs", ["x"], ["a"]),
+        helper.make_node("MatMul", ["x", "w"], ["a"]),
         helper.make_node(op, inputs, ["b"], "island"),
-        helper.make_node("Mul", ["b", "w"], ["y"]),
+        helper.make_node("MatMul", ["b", "w"], ["y"]),
     ]
-    weights = {"w": np.float32([3.0])} | ({"scale": np.ones(4, np.float32)} if len(inputs) == 2 else {})
-    model = build(nodes, {"x": (2, 4)}, {"y": None if op == "ReduceSum" else (2, 4)}, weights)
+    nodes[1].attribute.extend([helper.make_attribute("keepdims", 1)] if op == "ReduceSum" else [])
+    weights = {"w": np.eye(4, dtype=np.float32) * 2, "all": np.int64([0]), "scale": np.ones(4, np.float32)}
+    if op == "ReduceSum":
+        nodes[1].input.append("all")
+    model = build(nodes, {"x": (2, 4)}, {"y": None}, weights)
     half = halved(model)
     kinds = types(half)
     (island,) = [node for node in half.graph.node if node.name == "island"]
-    assert {kinds[name] for name in (*island.input, *island.output)} == {FLOAT}
-    assert {kinds[name] for node in half.graph.node if node.op_type in ("Abs", "Mul") for name in node.input} == {HALF}
+    assert {kinds[name] for name in (*island.input[:1], *island.output)} == {FLOAT}
+    assert {kinds[name] for node in half.graph.node if node.op_type == "MatMul" for name in node.input} == {HALF}
     x = np.float32([[0.5, 1, 1.5, 2], [2.5, 3, 1, 0.25]])
     close(run(model, x=x), run(half, x=x), 2)
 
@@ -104,20 +108,20 @@ def test_islands_keep_float32_with_casts_at_their_shores(build: Build, run: Run,
 def test_a_weight_that_both_an_island_and_a_half_node_read_exists_twice(build: Build, run: Run) -> None:
     nodes = [
         helper.make_node("Mul", ["x", "w"], ["m"]),
-        helper.make_node("Pow", ["m", "w"], ["y"], "island"),
+        helper.make_node("Tanh", ["m"], ["t"]),
+        helper.make_node("MatMul", ["t", "one"], ["p"]),
+        helper.make_node("Pow", ["p", "w"], ["y"], "island"),
     ]
-    model = build(nodes, {"x": (1, 2)}, {"y": (1, 2)}, {"w": np.float32([2.0])})
+    model = build(nodes, {"x": (1, 2)}, {"y": (1, 2)}, {"w": np.float32([2.0]), "one": np.eye(2, dtype=np.float32)})
     half = halved(model)
-    assert sorted(t.data_type for t in half.graph.initializer) == [FLOAT, HALF]
+    assert sorted(t.data_type for t in half.graph.initializer) == [FLOAT, HALF, HALF]
     x = np.float32([[1.5, 3]])
     close(run(model, x=x), run(half, x=x), 2)
 
 
-@pytest.mark.parametrize("value", [65_536.0, -1e6, float("inf"), float("nan")])
-def test_a_weight_that_does_not_fit_is_refused_by_name(build: Build, value: float) -> None:
-    model = build(
-        [helper.make_node("Mul", ["x", "big"], ["y"])], {"x": (1, 2)}, {"y": (1, 2)}, {"big": np.float32([1, value])}
-    )
+def test_a_weight_that_is_no_number_is_refused_by_name(build: Build) -> None:
+    weights = {"big": np.float32([1, float("nan")])}
+    model = build([helper.make_node("Mul", ["x", "big"], ["y"])], {"x": (1, 2)}, {"y": (1, 2)}, weights)
     with pytest.raises(UnsupportedError, match="does not fit into fp16") as caught:
         halved(model)
     assert caught.value.where == "big"
@@ -189,7 +193,7 @@ def test_operators_that_state_their_own_type_are_islands(build: Build, run: Run,
     close(run(model, **feeds), run(halved(model), **feeds), 1)
 
 
-UNARY = ["Relu", "Sigmoid", "Tanh", "Neg", "Abs", "Softmax", "Exp", "Identity", "Softplus", "HardSwish"]
+UNARY = ["MatMul", "Relu", "Sigmoid", "Tanh", "Neg", "Abs", "Softmax", "Exp", "Identity", "Softplus", "HardSwish"]
 BINARY = ["Add", "Sub", "Mul", "Max"]
 STEPS = st.lists(
     st.tuples(st.sampled_from(UNARY + BINARY), st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=7
@@ -205,17 +209,21 @@ def test_random_graphs_stay_valid_and_within_fp16s_error(
     nodes, names = [], ["x", "w"]
     for index, (op, a, b) in enumerate(steps):
         sources = [names[a % len(names)]] if op in UNARY else [names[a % len(names)], names[b % len(names)]]
+        sources += ["turn"] if op == "MatMul" else []
         nodes.append(helper.make_node(op, sources, [f"raw{index}"], f"op{index}"))
         nodes.append(helper.make_node("Tanh", [f"raw{index}"], [f"t{index}"], f"bound{index}"))
         names.append(f"t{index}")
     outputs = {f"t{i}" for i in extra if i < len(steps)} | {names[-1]}
     random = np.random.default_rng(seed)
     weight = random.uniform(-1, 1, (2, 3)).astype(np.float32)
-    model = build(nodes, {"x": (2, 3)}, dict.fromkeys(sorted(outputs), (2, 3)), {"w": weight})
+    weights = {"w": weight, "turn": np.float32([[0, 0.5, 0], [0.5, 0, 0], [0, 0, -0.5]])}
+    model = build(nodes, {"x": (2, 3)}, dict.fromkeys(sorted(outputs), (2, 3)), weights)
     half = halved(model)
     x = random.uniform(-1, 1, (2, 3)).astype(np.float32)
     wanted, got = run(model, x=x), run(half, x=x)
     assert wanted.keys() == got.keys()
+    rounded = run_half(half, {"x": x})
     for name, array in wanted.items():
-        assert got[name].dtype == np.float32
+        assert got[name].dtype == rounded[name].dtype == np.float32
         np.testing.assert_allclose(got[name], array, rtol=0, atol=40 * PRECISION)
+        np.testing.assert_allclose(rounded[name], array, rtol=0, atol=40 * PRECISION)
