@@ -66,12 +66,13 @@ class QuantizationOptions:
     """How int8 is made; see `edgekit.compress.ptq.PtqOptions`.
 
     Attributes:
+        observer: `auto` takes the one whose outputs deviate least on calibration samples that set no range.
         activations: `dynamic` takes ranges at run time, in matrix products, on ONNX Runtime.
         min_coverage: the least share of multiply-accumulates that the runtime must compute in int8, 0 to 1.
         search: return the worst layers to float where the quality gate says no.
     """
 
-    observer: str = "percentile"
+    observer: str = "auto"
     activations: Literal["static", "dynamic"] = "static"
     equalize: bool = True
     bias_correction: bool = True
@@ -104,10 +105,11 @@ class QualityOptions:
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """Where to, and in which form."""
+    """Where to, and in which form; `end_to_end` puts a detector's decode and suppression into the graph."""
 
     target: str | tuple[str, ...] = ()
     input: Literal["as-is", "uint8-nhwc"] = "as-is"
+    end_to_end: bool = False
     precision: Literal["auto", "fp32", "fp16", "bf16", "int8", "w8a16"] = "auto"
     allow_slower: bool = False
     output: str | None = None

@@ -79,10 +79,12 @@ class DetectionPostprocess:
     * `fastestdet-grid`: one map (n, 1 + 4 + classes, h, w): objectness and classes already probabilities.
     * `yolov8-rows`: one tensor (n, 4 + classes, anchors): centre, size in pixels, class probabilities.
     * `boxes-scores`: two tensors, (n, anchors, 4) corners in pixels and (n, classes, anchors) probabilities.
+    * `detections`: one tensor (n, k, 6), x1 y1 x2 y2 in pixels, score, label, best first and suppressed already; rows
+      without a positive score are empty. The thresholds are those that the graph applied.
     """
 
     outputs: tuple[str, ...]
-    decode: Literal["yolox-grid", "fastestdet-grid", "yolov8-rows", "boxes-scores"]
+    decode: Literal["yolox-grid", "fastestdet-grid", "yolov8-rows", "boxes-scores", "detections"]
     stride: int = 16
     score_threshold: float = 0.01
     iou_threshold: float = 0.65
@@ -136,6 +138,16 @@ class ModelSpec:
     postprocess: DetectionPostprocess | ClassificationPostprocess | None = None
     labels: tuple[str, ...] = ()
     metric: str | None = None
+
+    @property
+    def derived(self) -> frozenset[str]:
+        """The outputs that the graph makes from its other ones: its `detections`.
+
+        They are checked against those; against another run they prove little, since near-equal scores change places.
+        """
+        post = self.postprocess
+        ended = isinstance(post, DetectionPostprocess) and post.decode == "detections"
+        return frozenset(post.outputs) if post is not None and ended else frozenset()
 
     def as_json(self) -> dict[str, object]:
         """The spec as JSON-ready data; `from_json` reads it back equal."""

@@ -51,6 +51,7 @@ VALUES: dict[str, tuple[Any, Any]] = {
     "quality_samples": (7, 9),
     "target": (["host", "intel"], ("orin-nano",)),
     "input": ("uint8-nhwc", "as-is"),
+    "end_to_end": (True, False),
     "precision": ("fp16", "fp32"),
     "output": ("a", "b"),
     "sign_key": ("a.key", "b.key"),

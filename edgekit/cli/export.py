@@ -98,6 +98,12 @@ def command(
     max_drop: Annotated[float | None, typer.Option(help="Points that may be lost.", rich_help_panel=GATES)] = None,
     quality_samples: Annotated[int | None, typer.Option(help="At most so many.", rich_help_panel=GATES)] = None,
     input: Annotated[str | None, typer.Option(help="as-is or uint8-nhwc.", rich_help_panel=OUTPUT)] = None,
+    end_to_end: Annotated[
+        bool | None,
+        typer.Option(
+            "--end-to-end/--no-end-to-end", help="A detector's boxes come out of the graph.", rich_help_panel=OUTPUT
+        ),
+    ] = None,
     precision: Annotated[
         str | None, typer.Option(help="auto, fp32, fp16, bf16 or int8.", rich_help_panel=OUTPUT)
     ] = None,
@@ -145,6 +151,7 @@ def command(
         "max_drop": max_drop,
         "quality_samples": quality_samples,
         "input": input,
+        "end_to_end": end_to_end,
         "precision": precision,
         "output": output,
         "sign_key": sign_key,

@@ -57,6 +57,7 @@ source = {source}
 [export]
 target = {target}          # `edgekit targets` lists them; a list exports for several
 # input = "uint8-nhwc"            # move layout, cast and normalisation into the graph
+# end_to_end = true               # move a detector's decode and suppression into it too
 # precision = "auto"              # the fastest within the bars; or fp32, fp16, bf16, int8
 # allow_slower = false            # publish int8 although float is faster
 # output = "bundles/detector"     # a folder; with the ending .edgekit a single file

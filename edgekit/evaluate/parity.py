@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,14 +45,16 @@ class Gap:
         return self.reason or f"relative deviation {self.relative:.3g} (absolute {self.max_abs:.3g})"
 
 
-def compare(reference: Mapping[str, Array], candidate: Mapping[str, Array]) -> list[Gap]:
-    """One gap for every tensor of either side, in the reference's order.
+def compare(reference: Mapping[str, Array], candidate: Mapping[str, Array], derived: Collection[str] = ()) -> list[Gap]:
+    """One gap for every tensor of either side, in the reference's order; the candidate may add those in `derived`.
 
     A tensor that is missing on one side, of another shape or dtype, or not a number where the reference is one has a
     gap that never passes. So has a reference that holds NaN: it proves nothing.
     """
     gaps = [_gap(name, wanted, candidate.get(name)) for name, wanted in reference.items()]
-    return gaps + [_hopeless(name, "the reference has no such tensor") for name in candidate if name not in reference]
+    return gaps + [
+        _hopeless(name, "the reference has no such tensor") for name in candidate if name not in {*reference, *derived}
+    ]
 
 
 def first_divergence(

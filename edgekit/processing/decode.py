@@ -20,7 +20,7 @@ Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
 
 _LOGIT_MARGIN = 1e-3  # a first, cheap selection may let too much through, but nothing too little
-_LARGEST_EXPONENT = 20.0  # e^20 cells: beyond any picture, and areas still fit float32
+LARGEST_EXPONENT = 20.0  # e^20 cells: beyond any picture, and areas still fit float32
 _SMALLEST_LOGIT = -80.0  # sigmoid(-80) = 2e-35; e^89 would overflow float32
 
 
@@ -49,7 +49,7 @@ def yolox_grid(spec: DetectionPostprocess, outputs: list[Array]) -> Candidates:
     scores = _sigmoid(found[4]) * _sigmoid(found[5:].max(axis=0))
     near, found, scores, labels = _above(spec.score_threshold, near, found, scores, labels)
     centre = (found[0:2] + _grid(height, width).take(near, axis=1)) * spec.stride
-    half = np.exp(np.minimum(found[2:4], np.float32(_LARGEST_EXPONENT))) * np.float32(spec.stride / 2)
+    half = np.exp(np.minimum(found[2:4], np.float32(LARGEST_EXPONENT))) * np.float32(spec.stride / 2)
     return Candidates(_corners(centre, half), scores, labels)
 
 
@@ -91,12 +91,22 @@ def boxes_scores(spec: DetectionPostprocess, outputs: list[Array]) -> Candidates
     return Candidates(boxes[near].astype(np.float32, copy=False), found.max(axis=0), found.argmax(axis=0))
 
 
+def finished(_: DetectionPostprocess, outputs: list[Array]) -> Candidates:
+    """(k, 6): x1 y1 x2 y2 in input pixels, score and label, best first; rows without a positive score are empty."""
+    rows = outputs[0].astype(np.float32, copy=False)
+    found = rows[~(rows[:, 4] <= 0)]  # NaN stays in, to be reported
+    return Candidates(found[:, :4], found[:, 4], found[:, 5].astype(np.int64))
+
+
 DECODERS: dict[str, Decoder] = {
     "yolox-grid": yolox_grid,
     "fastestdet-grid": fastestdet_grid,
     "yolov8-rows": yolov8_rows,
     "boxes-scores": boxes_scores,
+    "detections": finished,
 }
+SUPPRESSED = frozenset({"detections"})
+"""The layouts in which overlaps are gone already."""
 
 
 def _flat(map_: Array) -> tuple[Array, int, int]:

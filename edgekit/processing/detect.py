@@ -10,14 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from edgekit.errors import InputError
-from edgekit.processing.decode import DECODERS, Candidates
+from edgekit.processing.decode import DECODERS, SUPPRESSED, Candidates
 from edgekit.processing.nms import nms
 from edgekit.processing.preprocess import Placement
 from edgekit.spec import DetectionPostprocess
 
-# axes of each output, the batch included
-_AXES = {"yolox-grid": (4,), "fastestdet-grid": (4,), "yolov8-rows": (3,), "boxes-scores": (3, 3)}
-_LEAST_CHANNELS = {"yolox-grid": 6, "fastestdet-grid": 6, "yolov8-rows": 5, "boxes-scores": 1}
+AXES = {"yolox-grid": (4,), "fastestdet-grid": (4,), "yolov8-rows": (3,), "boxes-scores": (3, 3), "detections": (3,)}
+"""Axes of each output, the batch included."""
+_LEAST_CHANNELS = {"yolox-grid": 6, "fastestdet-grid": 6, "yolov8-rows": 5, "boxes-scores": 1, "detections": 1}
+_LAST_AXIS = {"boxes-scores": (4, None), "detections": (6,)}  # its size where it is fixed
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +42,7 @@ class Detections:
 def detections(
     spec: DetectionPostprocess, outputs: Mapping[str, npt.NDArray[Any]], placements: Sequence[Placement]
 ) -> list[Detections]:
-    """Decode, suppress overlaps class by class, and map back to each picture.
+    """Decode, suppress overlaps class by class unless the graph did, and map back to each picture.
 
     Overlaps are compared before boxes are clipped; scaling the axes does not change them.
 
@@ -58,7 +59,10 @@ def detections(
     found = []
     for i, placement in enumerate(placements):
         boxes, scores, labels = _finite(spec, decoder(spec, [array[i] for array in arrays]))
-        kept = nms(boxes, scores, labels, spec.iou_threshold, spec.max_detections)
+        if spec.decode in SUPPRESSED:
+            kept = np.arange(min(len(scores), spec.max_detections))
+        else:
+            kept = nms(boxes, scores, labels, spec.iou_threshold, spec.max_detections)
         found.append(Detections(placement.to_picture(boxes[kept], spec.clip), scores[kept], labels[kept]))
     return found
 
@@ -66,7 +70,7 @@ def detections(
 def _array(
     spec: DetectionPostprocess, outputs: Mapping[str, npt.NDArray[Any]], index: int, batch: int
 ) -> npt.NDArray[Any]:
-    name, axes = spec.outputs[index], _AXES[spec.decode][index]
+    name, axes = spec.outputs[index], AXES[spec.decode][index]
     if name not in outputs:
         raise InputError(
             f"the model returned no output {name!r}",
@@ -74,9 +78,10 @@ def _array(
             why="postprocessing reads it; the model returned " + (", ".join(outputs) or "nothing"),
         )
     array = outputs[name]
-    channels = _LEAST_CHANNELS[spec.decode]
-    scores = index == len(spec.outputs) - 1
-    if array.ndim != axes or len(array) != batch or (array.shape[1] < channels if scores else array.shape[2] != 4):
+    channels = _LEAST_CHANNELS[spec.decode] if index == len(spec.outputs) - 1 else 0
+    last = _LAST_AXIS[spec.decode][index] if spec.decode in _LAST_AXIS else None
+    fits = array.ndim == axes and len(array) == batch and array.shape[1] >= channels
+    if not fits or (last is not None and array.shape[-1] != last):
         raise InputError(
             f"decode {spec.decode!r} cannot read an array of shape {array.shape} for {batch} picture(s)",
             where=f"output {name!r}",
