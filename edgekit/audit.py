@@ -22,7 +22,9 @@ from edgekit.errors import GateError, UsageError
 from edgekit.evaluate.datasets import Dataset, open_dataset
 from edgekit.evaluate.parity import compare
 from edgekit.exporters import Artifact, Exported, exporter_for
+from edgekit.graph.end_to_end import with_detections
 from edgekit.graph.graph import Graph
+from edgekit.graph.half_reference import BACKEND as HALF
 from edgekit.graph.image_input import with_uint8_nhwc_input
 from edgekit.graph.quantspec import QuantSpec
 from edgekit.graph.wiring import Wiring
@@ -31,7 +33,7 @@ from edgekit.noise import fallen, layer_noise
 from edgekit.parents import Parent
 from edgekit.quality import ParentAnswers, judge_quality
 from edgekit.runtimes.onnxruntime import BACKEND as ORT
-from edgekit.runtimes.session import Session, open_session
+from edgekit.runtimes.session import Session, engine_request, open_session
 from edgekit.sources import open_source
 
 ALLOWED_DB = 3.0
@@ -109,7 +111,7 @@ def _look_inside(bundle: Bundle, parent: Parent, precision: str) -> tuple[tuple[
     if exported.graph.model.graph.node:
         feeds = {name: bundle.read_array(file) for name, file in manifest.selftest[0].inputs.items()}
         reference = trace(canonical, ORT, feeds, {})
-        candidate = trace(exported.graph, ORT, feeds, {})
+        candidate = trace(exported.graph, HALF if _rehearsed(manifest) else ORT, feeds, {})
         layers = layer_noise(Wiring(canonical.model), quant, canonical.origins, reference, candidate)
         _refuse_fallen(manifest, canonical, layers)
     bar = next((c.coverage.bar for c in manifest.choice.candidates if c.coverage), 0.0) if manifest.choice else 0.0
@@ -141,7 +143,7 @@ def _selftest(bundle: Bundle, precision: str) -> float:
             feeds = {name: bundle.read_array(file) for name, file in test.inputs.items()}
             wanted = {name: bundle.read_array(file) for name, file in test.outputs.items()}
             bar = variant.tolerance if variant else test.tolerance
-            for gap in compare(wanted, session.run(feeds)):
+            for gap in compare(wanted, session.run(feeds), session.spec.derived):
                 if not gap.within(bar):
                     raise GateError(
                         f"parity: output {gap.tensor!r} of self-test {index} is not the parent's",
@@ -154,9 +156,14 @@ def _selftest(bundle: Bundle, precision: str) -> float:
 
 
 def _opened(bundle: Bundle, precision: str) -> Session:
-    """In its own runtime; a TensorRT bundle is rehearsed in ONNX Runtime, as at its export."""
-    rehearsed = bundle.manifest.target.runtime.name == "tensorrt"
-    return open_session(bundle, runtime="onnxruntime" if rehearsed else None, precision=precision)
+    """In its own runtime; a TensorRT bundle in what rehearsed it at its export."""
+    if _rehearsed(bundle.manifest):
+        return Session(bundle.manifest, HALF, HALF.open(engine_request(bundle, precision)), precision)
+    return open_session(bundle, precision=precision)
+
+
+def _rehearsed(manifest: Manifest) -> bool:
+    return manifest.target.runtime.name == "tensorrt"
 
 
 def _variant(manifest: Manifest, precision: str) -> Variant | None:
@@ -171,6 +178,8 @@ def _canonical(parent: Parent, manifest: Manifest) -> Graph:
     graph, _ = parent.to_graph(parent.spec, recipe, profile.opset, profile.ir)
     if parent.spec.inputs != manifest.model.inputs:
         graph, _ = with_uint8_nhwc_input(graph, parent.spec)
+    if manifest.model.derived:
+        graph, _ = with_detections(graph, parent.spec)
     return graph
 
 

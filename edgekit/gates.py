@@ -6,26 +6,26 @@ A breach raises; what this machine cannot decide becomes an open question for th
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from edgekit.bundle import Parity, Quality, Question
-from edgekit.divergence import describe_tensor, first_divergence_of, trace
+from edgekit.divergence import first_divergence_of
 from edgekit.errors import GateError
 from edgekit.evaluate.datasets import Dataset
 from edgekit.evaluate.parity import compare
+from edgekit.evaluate.suppression import suppression_fault
 from edgekit.exporters import Exported
+from edgekit.graph.end_to_end import OUTPUT as DETECTIONS
 from edgekit.graph.graph import Graph
-from edgekit.graph.half import half_tensors
 from edgekit.parents import Parent
 from edgekit.profiles import DeviceProfile
 from edgekit.quality import ParentAnswers, judge_quality
 from edgekit.runtimes.backend import Backend
-from edgekit.runtimes.onnxruntime import BACKEND as ORT
 from edgekit.samples import Sample
-from edgekit.spec import ModelSpec
+from edgekit.spec import DetectionPostprocess, ModelSpec
 
 Run = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
@@ -44,6 +44,7 @@ def parity_gate(
     tolerance: float,
     where: str,
     locate: Callable[[Sample], str],
+    derived: Collection[str] = (),
 ) -> tuple[Parity, ...]:
     """Compare the bundle with its parent on every sample.
 
@@ -52,6 +53,7 @@ def parity_gate(
         tolerance: bound on max|a-b| / max(0.01, max|b|) a tensor.
         where: what ran, for the record.
         locate: names the first tensor that diverges; called only on a breach.
+        derived: outputs of the bundle that the parent has none of, made of the others.
 
     Returns:
         One record a kind of sample: `real`, `drawn`, `random`.
@@ -67,7 +69,7 @@ def parity_gate(
         for sample in chosen:
             wanted = parent.run(sample.parent)
             compared |= {name for name, array in wanted.items() if array.size}
-            for gap in compare(wanted, run(sample.bundle)):
+            for gap in compare(wanted, run(sample.bundle), derived):
                 if not gap.within(tolerance):
                     raise GateError(
                         f"parity: output {gap.tensor!r} deviates from the parent on {origin} input",
@@ -99,23 +101,22 @@ def parity_gate(
     return tuple(records)
 
 
-def half_range_gate(canonical: Graph, exported: Exported, samples: Sequence[Sample]) -> None:
-    """Check that every tensor that becomes fp16 fits into it: a rehearsal that computes in fp32 would not show it.
+def detections_gate(post: DetectionPostprocess, run: Run, samples: Sequence[Sample], where: str) -> None:
+    """Check that the detections of a graph that ends in them are those of numpy on the same run's raw outputs.
 
     Raises:
-        GateError: naming the first tensor whose values on the samples are beyond fp16.
+        GateError: naming the input and the box that is wrong, missing or too much.
     """
-    limit = float(np.finfo(np.float16).max)
-    half = half_tensors(exported.graph.model)
     for sample in samples:
-        for name, values in trace(canonical, ORT, sample.bundle, {}).items():
-            if name in half and values.size and not np.abs(values).max() <= limit:
-                raise GateError(
-                    f"fp16: tensor {name!r} does not fit",
-                    where=describe_tensor(canonical, name),
-                    why=f"it reaches {np.abs(values).max():.4g} on {sample.origin} input, fp16 ends at {limit:.0f}",
-                    fix="export with --precision fp32, or scale the layer down",
-                )
+        outputs = run(sample.bundle)
+        fault = suppression_fault(post, outputs, outputs[DETECTIONS])
+        if fault is not None:
+            raise GateError(
+                "detections: the graph's differ from numpy's",
+                where=f"{where}, on {sample.origin} input",
+                why=fault,
+                fix="leave --end-to-end away: the device then decodes the raw outputs",
+            )
 
 
 def locator(

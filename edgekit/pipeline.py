@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+
+import numpy as np
 
 from edgekit import profiles, tooling
 from edgekit.bundle import (
@@ -20,21 +23,26 @@ from edgekit.bundle import (
     write_bundle,
 )
 from edgekit.bundle.atomic import unwritable_is_typed
+from edgekit.bundle.landmarks import ROLE as LANDMARKS_ROLE
+from edgekit.candidates import Built
 from edgekit.choose import Chosen, choose
 from edgekit.compress import Applied, Recipe
 from edgekit.config import Config
 from edgekit.errors import EdgekitError, UsageError
 from edgekit.exporters import LoweringRequest, Plan, exporter_for
 from edgekit.gates import open_questions
+from edgekit.graph.end_to_end import with_detections
 from edgekit.graph.graph import Graph
 from edgekit.graph.image_input import with_uint8_nhwc_input
 from edgekit.intake import Intake, take_in
+from edgekit.landmarks import landmarks
 from edgekit.parents import Parent
 from edgekit.profiles import DeviceProfile
 from edgekit.progress import Progress
 from edgekit.spec import ModelSpec
 
 QUANT = "quant.json"
+LANDMARKS = "landmarks.json"
 
 
 @dataclass(frozen=True)
@@ -93,6 +101,8 @@ def export(
     manifest = _manifest(intake, chosen, history, vectors.tests, version)
     files = {artifact.path: (artifact.role, artifact.data) for artifact in chosen.main.exported.files}
     files |= _extra_files(chosen) | vectors.files
+    with progress.step("take landmarks"):
+        files |= _landmarks(chosen, vectors)
     with progress.step("write the bundle"):
         with unwritable_is_typed(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -126,6 +136,8 @@ def _lower(intake: Intake, config: Config, profile: DeviceProfile) -> tuple[Lowe
     spec = intake.spec
     if config.export.input == "uint8-nhwc":
         graph, spec = with_uint8_nhwc_input(graph, spec)
+    if config.export.end_to_end:
+        graph, spec = with_detections(graph, spec)
     return LoweringRequest(graph, spec, profile, config.export.precision), history
 
 
@@ -139,9 +151,10 @@ def _graph_of(
 
 @dataclass(frozen=True)
 class Vectors:
-    """Self-tests and their files, path to role and bytes."""
+    """Self-tests and their files, path to role and bytes; `first` is what the first of them feeds."""
 
     tests: tuple[SelfTest, ...]
+    first: Mapping[str, np.ndarray]
     files: dict[str, tuple[str, bytes]]
 
 
@@ -159,7 +172,7 @@ def self_tests(intake: Intake, chosen: Chosen) -> Vectors:
             paths[kind] = {name: f"selftest/{index}/{kind}-{i}.npy" for i, name in enumerate(arrays)}
             files |= {paths[kind][name]: ("selftest", encode_array(array)) for name, array in arrays.items()}
         tests.append(SelfTest(paths["inputs"], paths["outputs"], chosen.main.tolerance, sample.origin))
-    return Vectors(tuple(tests), files)
+    return Vectors(tuple(tests), next(iter(samples.values())).bundle, files)
 
 
 def _variant_path(precision: str, path: str) -> str:
@@ -178,11 +191,29 @@ def _extra_files(chosen: Chosen) -> dict[str, tuple[str, bytes]]:
     return files
 
 
+def _landmarks(chosen: Chosen, vectors: Vectors) -> dict[str, tuple[str, bytes]]:
+    """For engines that the board builds: known values inside, by which `edgekit build` names a layer that is wrong."""
+    files = {}
+    for one in (chosen.main, *chosen.variants):
+        if one.exported.rehearsal:
+            main = one is chosen.main
+            path, role = (LANDMARKS, LANDMARKS_ROLE) if main else (_variant_path(one.precision, LANDMARKS), "variant")
+            files[path] = (role, landmarks(one.exported.graph, vectors.first))
+    return files
+
+
+def _variant_files(one: Built) -> dict[str, str]:
+    files = {artifact.role: _variant_path(one.precision, artifact.path) for artifact in one.exported.files}
+    if one.exported.rehearsal:
+        files[LANDMARKS_ROLE] = _variant_path(one.precision, LANDMARKS)
+    return files
+
+
 def _variants(chosen: Chosen) -> tuple[Variant, ...]:
     return tuple(
         Variant(
             one.precision,
-            {artifact.role: _variant_path(one.precision, artifact.path) for artifact in one.exported.files},
+            _variant_files(one),
             dict(one.exported.settings),
             one.tolerance,
             one.verdict.quality,

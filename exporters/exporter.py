@@ -15,6 +15,7 @@ from edgekit.graph.qdq import lower
 from edgekit.graph.quantspec import QuantSpec
 from edgekit.graph.wiring import Wiring
 from edgekit.profiles import DeviceProfile
+from edgekit.runtimes.backend import Backend
 from edgekit.spec import ModelSpec
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "w8a16")
@@ -101,8 +102,8 @@ class Exported:
         graph: the lowered graph, for finding a divergence tensor by tensor.
         precision: what the runtime computes or stores in.
         settings: what the backend must be told at load.
-        rehearsal: the runtime that can compute the lowered graph here although it is not the target's own; None where
-            the target's runtime exists on ordinary machines and is itself what is checked.
+        rehearsal: what can compute the lowered graph here although it is not the target's runtime; None where that
+            exists on ordinary machines and is itself what is checked.
         portable: whether the files hold on any machine that has the runtime.
     """
 
@@ -110,7 +111,7 @@ class Exported:
     graph: Graph
     precision: str
     settings: Mapping[str, str]
-    rehearsal: str | None = None
+    rehearsal: Backend | None = None
     portable: bool = True
 
 

@@ -6,28 +6,43 @@ parity and speed stay open questions in the bundle.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
 from edgekit.errors import UnsupportedError
-from edgekit.exporters.exporter import Artifact, Exported, LoweringRequest, Plan, choose_precision, lowered, plan_rows
+from edgekit.exporters.exporter import (
+    Artifact,
+    Exported,
+    LoweringRequest,
+    Plan,
+    PlanRow,
+    choose_precision,
+    lowered,
+    plan_rows,
+)
+from edgekit.exporters.tensorrt_recipe import optimization_profile, recipe_json
 from edgekit.graph.densify import densify
 from edgekit.graph.graph import Graph
 from edgekit.graph.half import to_half
-from edgekit.graph.rules.tensorrt import explicit_int8_nodes, int8_cautions, restrictions, unsupported_nodes
-from edgekit.profiles import DeviceProfile
+from edgekit.graph.half_reference import BACKEND as HALF
+from edgekit.graph.rules.tensorrt import (
+    Finding,
+    check,
+    estimate_memory,
+    explicit_int8_nodes,
+    restrictions,
+    summary,
+    unsupported_nodes,
+)
+from edgekit.runtimes.onnxruntime import BACKEND as ORT
 from edgekit.spec import ModelSpec
 
-BUILD_SCHEMA = "edgekit/tensorrt-build/1"
 REFUSED = {
     "bf16": "no gain over fp16 is known on Orin, and fp16 has three more bits",
     "w8a16": "TensorRT's integers are 8 bits wide on both sides of a product",
 }
-# Sizes of a symbolic batch dimension in the optimization profile: minimum, optimum, maximum.
-BATCH = (1, 1, 8)
-# Of the memory free when the board builds: CPU and GPU share it, and the builder needs room beside its workspace.
-WORKSPACE_FRACTION = 0.5
+_LATER = "the engine is built on the board; until then its parity and speed are open questions"
 
 
 class TensorRtExporter:
@@ -39,24 +54,41 @@ class TensorRtExporter:
     def plan(self, request: LoweringRequest) -> Plan:
         precision, reason = choose_precision(request, REFUSED)
         _refuse_open_sizes(request.spec)
-        rows = plan_rows(request, "gpu", precision, unsupported_nodes(request.graph.model), rest="fp16")
+        foreign = unsupported_nodes(request.graph.model)
+        findings = () if foreign else self.findings(request, precision)  # what nobody knows cannot be lowered either
+        errors = [finding for finding in findings if finding.severity == "error"]
+        problems = foreign | {finding.node: finding.describe() for finding in reversed(errors) if finding.node}
+        rows = plan_rows(request, "gpu", precision, problems, "fp16")
         notes = (
-            "the engine is built on the board; until then its parity and speed are open questions",
+            _LATER,
             *(f"TensorRT restricts {text}" for text in restrictions(request.graph.model)),
-            *(int8_cautions(request.graph.model) if precision == "int8" else ()),
+            *summary([finding for finding in findings if finding.severity != "error"]),
         )
-        return Plan(request.profile.name, self.name, precision, reason, rows, notes)
+        return Plan(request.profile.name, self.name, precision, reason, (*rows, *_beyond(errors, rows)), notes)
+
+    def findings(self, request: LoweringRequest, precision: str) -> tuple[Finding, ...]:
+        """What the rules say of the file that would be shipped; before calibration, of its form in fp16."""
+        profile = request.profile
+        known = request.quant is not None or precision != "int8"
+        graph = self._lowered(request, precision if known else "fp16")
+        return check(
+            graph.model,
+            versions=(profile.runtime_min, profile.runtime_below),
+            profile=optimization_profile(request.spec),
+            memory_bytes=profile.memory_bytes,
+            origins=graph.origins,
+        )
 
     def export(self, request: LoweringRequest, plan: Plan) -> Exported:
         plan.require_supported()
         graph = self._lowered(request, plan.precision)
-        recipe = json.dumps(build_recipe(request.spec, request.profile), indent=1, sort_keys=True) + "\n"
+        estimate = estimate_memory(graph.model, optimization_profile(request.spec)).total_bytes
         files = (
             Artifact("model.onnx", "model", graph.serialized()),
-            Artifact("build.json", "recipe", recipe.encode()),
+            Artifact("build.json", "recipe", recipe_json(request.spec, request.profile, estimate)),
         )
-        settings = request.profile.settings
-        return Exported(files, graph, plan.precision, settings, rehearsal="onnxruntime", portable=False)
+        rehearsal = ORT if plan.precision == "fp32" else HALF
+        return Exported(files, graph, plan.precision, request.profile.settings, rehearsal, portable=False)
 
     def int8_nodes(self, exported: Exported) -> frozenset[str]:
         """By rule: what reads integers on both sides; what the builder really fuses, only the board can tell."""
@@ -71,6 +103,16 @@ class TensorRtExporter:
         return request.graph
 
 
+def _beyond(errors: Sequence[Finding], rows: Sequence[PlanRow]) -> list[PlanRow]:
+    """Rows for errors of the whole model, and of nodes that only lowering adds."""
+    told = {row.node for row in rows}
+    return [
+        PlanRow(finding.node or "the model", finding.rule, "nowhere", "-", 0, finding.describe())
+        for finding in errors
+        if finding.node not in told
+    ]
+
+
 def _refuse_open_sizes(spec: ModelSpec) -> None:
     for tensor in spec.inputs:
         symbolic = [dim for dim in tensor.shape[1:] if isinstance(dim, str)]
@@ -81,30 +123,6 @@ def _refuse_open_sizes(spec: ModelSpec) -> None:
                 why="an engine is tuned for known sizes; only the first dimension, the batch, may vary",
                 fix="fix it with [model] shapes, or --shapes",
             )
-
-
-def build_recipe(spec: ModelSpec, profile: DeviceProfile) -> dict[str, object]:
-    """Builder settings as data, for the engine half on the board.
-
-    Strongly typed networks need a flag on TensorRT 10 and are the only kind on 11; precision stands in the ONNX.
-    """
-    return {
-        "schema": BUILD_SCHEMA,
-        "tensorrt": {"min": profile.runtime_min, "below": profile.runtime_below},
-        "network_flags": ["STRONGLY_TYPED"],
-        "builder_optimization_level": 3,
-        "workspace": {"rule": "fraction-of-free-memory", "fraction": WORKSPACE_FRACTION},
-        "timing_cache": f"{profile.name}.timing",
-        "optimization_profiles": [
-            {
-                tensor.name: {
-                    label: [dim if isinstance(dim, int) else size for dim in tensor.shape]
-                    for label, size in zip(("min", "opt", "max"), BATCH, strict=True)
-                }
-                for tensor in spec.inputs
-            }
-        ],
-    }
 
 
 EXPORTER = TensorRtExporter()

@@ -147,7 +147,7 @@ def test_settings_of_a_board_are_not_given_to_the_rehearsal(case: Case) -> None:
             seen.append(request.settings)
             return ORT.open(request)
 
-    exported = Exported((), case.graph, "fp32", {"board": "only"}, rehearsal="onnxruntime")
+    exported = Exported((), case.graph, "fp32", {"board": "only"}, rehearsal=ORT)
     first_divergence_of(case.parent, case.graph, exported, Watched(), case.sample, 1e-4)  # type: ignore[arg-type]
     assert seen == [{}]
 

@@ -22,6 +22,7 @@ from edgekit.exporters import Exported
 from edgekit.gates import TOLERANCES, open_questions, parity_gate, quality_gate
 from edgekit.graph.graph import Graph
 from edgekit.quality import ParentAnswers, judge_quality
+from edgekit.runtimes.onnxruntime import BACKEND as ORT
 from edgekit.samples import Origin, Sample, collect
 from edgekit.spec import ModelSpec, TensorSpec
 
@@ -355,7 +356,7 @@ def test_what_the_model_leaves_open_is_1_in_the_first_random_sample_and_2_in_the
 @pytest.mark.parametrize("target", ["orin-nano", "snapdragon-865", "intel-n100"])
 def test_a_board_is_asked_what_this_machine_cannot_know(target: str) -> None:
     profile = profiles.get(target)
-    exported = Exported((), Graph(None, {}, ()), "fp16", {}, rehearsal="onnxruntime" if target == "orin-nano" else None)
+    exported = Exported((), Graph(None, {}, ()), "fp16", {}, rehearsal=ORT if target == "orin-nano" else None)
     parity, latency = open_questions(profile, exported, 3e-2)
     assert (parity.kind, parity.tolerance, latency.kind, latency.unit) == ("parity", 3e-2, "latency", "ms")
     here = "not known to be one" if platform.machine() in profile.isa else platform.machine()

@@ -78,9 +78,11 @@ def copy_of(model: ModelProto) -> ModelProto:
 
 
 def replace_weight(model: ModelProto, name: str, values: npt.NDArray[np.float32]) -> None:
-    """Give an initializer of `model` other values, in place."""
+    """Give an initializer of `model` other values, in place; its shape may be stated elsewhere as well."""
     tensor = next(t for t in model.graph.initializer if t.name == name)
     tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values), name))
+    for index in [i for i, value in enumerate(model.graph.value_info) if value.name == name]:
+        del model.graph.value_info[index]
 
 
 def _read_names(node: NodeProto) -> set[str]:

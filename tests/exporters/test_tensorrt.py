@@ -16,8 +16,10 @@ from onnx import ModelProto, TensorProto, helper  # noqa: E402
 
 from edgekit.errors import UnsupportedError  # noqa: E402
 from edgekit.exporters import LoweringRequest  # noqa: E402
-from edgekit.exporters.tensorrt import EXPORTER, build_recipe  # noqa: E402
+from edgekit.exporters.tensorrt import EXPORTER  # noqa: E402
+from edgekit.exporters.tensorrt_recipe import optimization_profile, trtexec  # noqa: E402
 from edgekit.graph.half import FLOAT_INPUTS, ISLANDS  # noqa: E402
+from edgekit.graph.half_reference import BACKEND as HALF  # noqa: E402
 from edgekit.spec import TensorSpec  # noqa: E402
 
 Request = Callable[..., LoweringRequest]
@@ -58,10 +60,10 @@ def test_fp32_leaves_the_canonical_graph_as_it_is(femtodet_for: Request) -> None
     assert exported_files(request)["model.onnx"] == request.graph.serialized()
 
 
-def test_what_was_exported_is_rehearsed_in_onnx_runtime_and_is_not_portable(femtodet_for: Request) -> None:
+def test_what_was_exported_is_rehearsed_in_half_and_is_not_portable(femtodet_for: Request) -> None:
     request = femtodet_for("orin-nano")
     exported = EXPORTER.export(request, EXPORTER.plan(request))
-    assert (exported.rehearsal, exported.portable, exported.precision) == ("onnxruntime", False, "fp16")
+    assert (exported.rehearsal, exported.portable, exported.precision) == (HALF, False, "fp16")
     assert exported.graph.passes[-1] == "fp16"
     assert any("open questions" in note for note in EXPORTER.plan(request).notes)
 
@@ -71,25 +73,30 @@ def test_the_recipe_holds_what_the_board_needs_to_build(femtodet_for: Request, b
     request = femtodet_for(board)
     raw = exported_files(request)["build.json"]
     recipe = json.loads(raw)
+    shapes = {"image": {"min": [1, 3, 416, 416], "opt": [1, 3, 416, 416], "max": [8, 3, 416, 416]}}
+    assert recipe["memory"].pop("estimate_bytes") > 8 * 3 * 416 * 416 * 4  # the largest batch's input alone
     assert recipe == {
-        "schema": "edgekit/tensorrt-build/1",
+        "schema": "edgekit/tensorrt-build/2",
+        "target": board,
         "tensorrt": {"min": request.profile.runtime_min, "below": request.profile.runtime_below},
         "network_flags": ["STRONGLY_TYPED"],
+        "builder_flags": [],
         "builder_optimization_level": 3,
-        "workspace": {"rule": "fraction-of-free-memory", "fraction": 0.5},
+        "profiling_verbosity": "DETAILED",
+        "workspace": {"rule": "fraction-of-free-memory", "fraction": 0.5, "at_most_bytes": None},
+        "memory": {"floor_bytes": 536870912},
         "timing_cache": f"{board}.timing",
-        "optimization_profiles": [
-            {"image": {"min": [1, 3, 416, 416], "opt": [1, 3, 416, 416], "max": [8, 3, 416, 416]}}
-        ],
+        "optimization_profiles": [shapes],
+        "trtexec": {version: trtexec(version, shapes, f"{board}.timing") for version in ("10", "11")},
     }
+    recipe = json.loads(raw)
     assert raw == (json.dumps(recipe, indent=1, sort_keys=True) + "\n").encode()
 
 
 def test_every_input_has_its_sizes_and_fixed_ones_stay(femtodet_for: Request) -> None:
     request = femtodet_for("orin-nano")
     inputs = (TensorSpec("a", "float32", (2, 3)), TensorSpec("b", "int64", ("n", 5)))
-    (profile,) = build_recipe(replace(request.spec, inputs=inputs), request.profile)["optimization_profiles"]
-    assert profile == {
+    assert optimization_profile(replace(request.spec, inputs=inputs)) == {
         "a": {"min": [2, 3], "opt": [2, 3], "max": [2, 3]},
         "b": {"min": [1, 5], "opt": [1, 5], "max": [8, 5]},
     }
@@ -118,10 +125,25 @@ def test_an_operator_outside_tensorrts_list_is_planned_as_a_problem_and_not_expo
     assert caught.value.where == "BlackmanWindow odd"
 
 
-def test_a_weight_beyond_fp16_is_refused_unless_fp32_is_asked_for(small_for: Request) -> None:
+def test_a_weight_beyond_fp16_keeps_its_node_in_float32(small_for: Request) -> None:
     nodes = [helper.make_node("Mul", ["x", "big"], ["y"], "scale")]
     request = small_for("orin-nano", nodes, {"big": np.float32([1e6])})
-    with pytest.raises(UnsupportedError, match="does not fit into fp16"):
+    model = onnx.load_from_string(exported_files(request)["model.onnx"])
+    assert {tensor.data_type for tensor in model.graph.initializer} == {TensorProto.FLOAT}
+
+
+def test_a_weight_that_is_no_number_is_refused(small_for: Request) -> None:
+    nodes = [helper.make_node("Mul", ["x", "bad"], ["y"], "scale")]
+    request = small_for("orin-nano", nodes, {"bad": np.float32([np.nan])})
+    with pytest.raises(UnsupportedError, match=r"not a number|bad"):
         EXPORTER.export(request, EXPORTER.plan(request))
-    single = replace(request, precision="fp32")
-    assert EXPORTER.export(single, EXPORTER.plan(single)).precision == "fp32"
+
+
+def test_trtexec_is_told_of_strong_types_by_ten_and_not_by_eleven() -> None:
+    shapes = {"x": {"min": [1, 3], "opt": [1, 3], "max": [8, 3]}}
+    ten, eleven = (trtexec(version, shapes, "t.timing") for version in ("10", "11"))
+    assert "--stronglyTyped" in ten and "--stronglyTyped" not in eleven
+    for line in (ten, eleven):
+        assert line.startswith("trtexec --onnx=model.onnx ") and "--maxShapes=x:8x3" in line
+        assert not {"--fp16", "--int8", "--best", "--useDLACore"} & set(line.split())
+    assert "Shapes" not in trtexec("10", {"x": {"min": [1], "opt": [1], "max": [1]}}, "t.timing")
