@@ -7,6 +7,9 @@ machine, 5 inconclusive. Anything that is not an `EdgekitError` is a bug of ours
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class EdgekitError(Exception):
     """Base of all errors that edgekit raises on purpose.
@@ -79,3 +82,11 @@ class InconclusiveError(EdgekitError):
     """There is not enough evidence to decide; `fix` says how much more is needed."""
 
     exit_code = 5
+
+
+def error_from_json(said: Mapping[str, Any]) -> EdgekitError:
+    """What `as_json` wrote in another process of ours, as the same kind; a kind from elsewhere becomes the base."""
+    kind = globals().get(str(said["error"]), EdgekitError)
+    known = isinstance(kind, type) and issubclass(kind, EdgekitError)
+    made: type[EdgekitError] = kind if known else EdgekitError
+    return made(said["what"], where=said["where"], why=said["why"], fix=said["fix"])

@@ -11,7 +11,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -86,13 +86,20 @@ class Proof:
         return [answer for answer in self.answers if answer.status == "failed"]
 
 
-def prove(path: Path, *, key: Path | None = None, threads: int | None = None) -> Proof:
+def prove(
+    path: Path,
+    *,
+    key: Path | None = None,
+    threads: int | None = None,
+    announce: Callable[[str], None] | None = None,
+) -> Proof:
     """Replay the self-tests and answer the open questions on this machine.
 
     Args:
         path: the bundle.
         key: a public key; with one, the bundle must be signed by it.
         threads: threads for one inference.
+        announce: told of the stages where an engine has to be built first.
 
     Raises:
         MissingError: this machine does not have the bundle's runtime.
@@ -103,7 +110,7 @@ def prove(path: Path, *, key: Path | None = None, threads: int | None = None) ->
         manifest = bundle.manifest
         names = machine_names()
         stranger = not is_device(manifest.target.identity, names)
-        with open_session(bundle, threads=threads) as session:
+        with open_session(bundle, threads=threads, announce=announce) as session:
             tests = tuple(_replay(bundle, session, i, test) for i, test in enumerate(manifest.selftest))
             answers = tuple(
                 _unanswerable(question, manifest.target.name, names[0])

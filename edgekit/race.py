@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from edgekit import errors, machine
+from edgekit import machine
 from edgekit.bundle import MeasuredOn
 from edgekit.bundle.atomic import unwritable_is_typed
 from edgekit.bundle.npy import decode_array, encode_array
 from edgekit.bundle.strictjson import parse_json
-from edgekit.errors import EdgekitError, InconclusiveError, MissingError, UsageError
+from edgekit.errors import InconclusiveError, MissingError, UsageError, error_from_json
 from edgekit.profiles import DeviceProfile
 from edgekit.raceworker import Clock, Order, Outcome, Runner
 from edgekit.runtimes.backend import EngineRequest
@@ -224,11 +224,12 @@ def _written(
     runners = []
     for index, entrant in enumerate(entrants):
         request = entrant.request
-        model, weights = f"model-{index}", f"weights-{index}" if request.weights is not None else None
-        (folder / model).write_bytes(request.model)
-        if weights and request.weights is not None:
-            (folder / weights).write_bytes(request.weights)
-        runners.append(Runner(entrant.precision, model, weights, dict(request.settings), request.outputs))
+        held = {"model": request.model, "weights": request.weights, "recipe": request.recipe}
+        places = {part: f"{part}-{index}" for part, data in held.items() if data is not None}
+        for part, place in places.items():
+            (folder / place).write_bytes(held[part] or b"")
+        settings = dict(request.settings)
+        runners.append(Runner(entrant.precision, settings=settings, outputs=request.outputs, **places))
     return files, tuple(runners)
 
 
@@ -254,7 +255,7 @@ def _run_worker(folder: Path, caps: Mapping[str, str]) -> None:
             fix="name a precision with --precision",
         ) from error
     if (folder / "error.json").exists():
-        raise _error(folder)
+        raise error_from_json(json.loads((folder / "error.json").read_text("utf-8")))
     if done.returncode != 0:
         last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
         raise InconclusiveError(
@@ -263,15 +264,6 @@ def _run_worker(folder: Path, caps: Mapping[str, str]) -> None:
             why=f"exit status {done.returncode}; {last[0] if last else 'it said nothing'}",
             fix="name a precision with --precision",
         )
-
-
-def _error(folder: Path) -> EdgekitError:
-    """What the worker raised, as it raised it."""
-    said = json.loads((folder / "error.json").read_text("utf-8"))
-    known = {kind.__name__: kind for kind in vars(errors).values() if isinstance(kind, type)}
-    kind = known.get(said["error"], EdgekitError)  # a stranger's runtime may have a kind of its own
-    found: EdgekitError = kind(said["what"], where=said["where"], why=said["why"], fix=said["fix"])
-    return found
 
 
 def _judge(

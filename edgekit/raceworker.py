@@ -42,6 +42,7 @@ class Runner:
     weights: str | None = None
     settings: dict[str, str] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
+    recipe: str | None = None
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,7 @@ def _request(runner: Runner, threads: int, folder: Path) -> EngineRequest:
     return EngineRequest(
         model=(folder / runner.model).read_bytes(),
         weights=(folder / runner.weights).read_bytes() if runner.weights else None,
+        recipe=(folder / runner.recipe).read_bytes() if runner.recipe else None,
         settings=runner.settings,
         threads=threads,
         outputs=runner.outputs,

@@ -41,6 +41,7 @@ def recipe_json(spec: ModelSpec, profile: DeviceProfile, estimate_bytes: int) ->
         "tensorrt": {"min": profile.runtime_min, "below": profile.runtime_below},
         "network_flags": ["STRONGLY_TYPED"],
         "builder_flags": [],
+        "builder_flags_off": ["TF32"],  # on by itself; what the file keeps in fp32 is meant so
         "builder_optimization_level": OPTIMIZATION_LEVEL,
         "profiling_verbosity": "DETAILED",
         "workspace": {"rule": "fraction-of-free-memory", "fraction": WORKSPACE_FRACTION, "at_most_bytes": None},
@@ -76,6 +77,7 @@ def trtexec(version: str, shapes: Shapes, timing_cache: str) -> str:
         f"--builderOptimizationLevel={OPTIMIZATION_LEVEL}",
         f"--timingCacheFile={timing_cache}",
         "--profilingVerbosity=detailed",
+        "--noTF32",
     ]
     if any(shape["min"] != shape["max"] for shape in shapes.values()):
         options += [f"--{label}Shapes={_shapes(shapes, label)}" for label in ("min", "opt", "max")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.errors import InputError, MissingError
-from edgekit.runtimes.backend import EngineRequest
+from edgekit.runtimes.backend import EngineRequest, LayerTime
 
 # Its own default precision is bf16 on newer CPUs: 1e-2 from the parent, where f32 gives 1e-6.
 DEFAULTS = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
@@ -50,14 +51,32 @@ class OpenVinoBackend:
         return str(import_openvino().__version__).split("-")[0]
 
     def open(self, request: EngineRequest) -> OpenVinoEngine:
+        return OpenVinoEngine(self._compiled(request, {}), request.outputs)
+
+    def layer_times(self, request: EngineRequest, feeds: Mapping[str, np.ndarray], runs: int) -> list[LayerTime]:
+        """Each executed primitive's median time over `runs` runs, by the runtime's own counters."""
+        asked = self._compiled(request, {"PERF_COUNT": "YES"}).create_infer_request()
+        times: dict[tuple[str, str, str], list[float]] = {}
+        for _ in range(runs):
+            asked.infer(feeds, share_inputs=True)
+            for layer in asked.get_profiling_info():
+                if layer.real_time.total_seconds() > 0:
+                    name = (layer.node_name, layer.node_type, layer.exec_type)
+                    times.setdefault(name, []).append(layer.real_time.total_seconds() * 1000)
+        return [
+            LayerTime(node, op, statistics.median(each), kind.rsplit("_", 1)[-1])
+            for (node, op, kind), each in times.items()
+        ]
+
+    def _compiled(self, request: EngineRequest, extra: Mapping[str, str]) -> Any:
         ov = import_openvino()
-        config = {**DEFAULTS, **request.settings}
+        config = {**DEFAULTS, **request.settings, **extra}
         if request.threads is not None:
             config["INFERENCE_NUM_THREADS"] = str(request.threads)
         core = ov.Core()
         try:
             model = core.read_model(model=request.model, weights=request.weights or b"")
-            compiled = core.compile_model(model, "CPU", config)
+            return core.compile_model(model, "CPU", config)
         except RuntimeError as error:
             raise InputError(
                 "OpenVINO cannot load the model",
@@ -65,7 +84,6 @@ class OpenVinoBackend:
                 why=str(error).strip().splitlines()[-1],
                 fix="export it for the version installed here, or install the version that the manifest names",
             ) from error
-        return OpenVinoEngine(compiled, request.outputs)
 
 
 def import_openvino() -> Any:

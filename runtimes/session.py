@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -16,10 +16,15 @@ from edgekit.errors import InputError, IntegrityError, MissingError, UsageError
 from edgekit.processing.classify import Ranking, top_k
 from edgekit.processing.detect import Detections, detections
 from edgekit.processing.preprocess import prepare_batch
-from edgekit.runtimes.backend import Backend, Engine, EngineRequest
+from edgekit.runtimes.backend import Backend, Check, Engine, EngineRequest
 from edgekit.spec import ClassificationPostprocess, DetectionPostprocess, ModelSpec, TensorSpec
 
 Prediction = Detections | Ranking
+OPTIONAL_ROLES = ("weights", "recipe", "landmarks")
+# What gets a fitting version of a runtime that no pip install changes.
+_VERSION_FIXES = {
+    "tensorrt": "export the bundle for the JetPack that is on this board (edgekit targets lists them), or update it"
+}
 
 
 class Session:
@@ -95,6 +100,15 @@ class Session:
         assert isinstance(post, ClassificationPostprocess)
         return list(top_k(post, outputs))
 
+    def run_engine(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """`run` without its checks, to time the runtime's own call."""
+        return self._engine.run(feeds)
+
+    @property
+    def device_ms(self) -> float | None:
+        """Time of the last run on the device, by its own clock; None where the runtime does not tell."""
+        return getattr(self._engine, "device_ms", None)
+
     def warmup(self, count: int = 3) -> None:
         """Run `count` times on zeros, symbolic dimensions taken as 1, so that lazy set-up is over."""
         feeds = {
@@ -135,6 +149,7 @@ def load(
     threads: int | None = None,
     runtime: str | None = None,
     precision: str | None = None,
+    announce: Callable[[str], None] | None = None,
 ) -> Session:
     """Load a bundle in the runtime that it was exported for.
 
@@ -145,20 +160,27 @@ def load(
         runtime: another runtime to use instead. Nothing falls back on its own: a bundle for a GPU runs on the CPU
             only where this says so.
         precision: opens the variant of that precision; None for the bundle's main model.
+        announce: told of the stages where the runtime builds an engine first, which can take minutes.
 
     Raises:
         InputError: the path is no bundle.
         IntegrityError: the bundle was changed, or its signature does not fit `key`.
         MissingError: the runtime, or this machine, is not what the bundle needs.
+        GateError: the runtime built an engine, and it does not compute what the model did.
         UsageError: `threads` is below 1, the model is not in a format of `runtime`, or the bundle has no variant of
             that `precision`.
     """
     with Bundle.open(Path(path), key=Path(key) if isinstance(key, str) else key) as bundle:
-        return open_session(bundle, threads=threads, runtime=runtime, precision=precision)
+        return open_session(bundle, threads=threads, runtime=runtime, precision=precision, announce=announce)
 
 
 def open_session(
-    bundle: Bundle, *, threads: int | None = None, runtime: str | None = None, precision: str | None = None
+    bundle: Bundle,
+    *,
+    threads: int | None = None,
+    runtime: str | None = None,
+    precision: str | None = None,
+    announce: Callable[[str], None] | None = None,
 ) -> Session:
     """`load` for a bundle that is already open."""
     if threads is not None and threads < 1:
@@ -168,8 +190,7 @@ def open_session(
     own = runtime is None or runtime == need.name
     backend = backend_named(runtime or need.name)
     if own:
-        _check_version(backend, need)
-        _check_machine(manifest)
+        require_fit(backend, manifest)
     files, settings = _parts(bundle, precision)
     if not own and not files["model"].endswith(".onnx"):
         raise UsageError(
@@ -178,7 +199,7 @@ def open_session(
             why=f"its model is in the format of {need.name}",
             fix="export it for a target with that runtime",
         )
-    request = replace(_request(bundle, files, settings if own else {}), threads=threads)
+    request = replace(_request(bundle, files, settings if own else {}, precision), threads=threads, announce=announce)
     return Session(manifest, backend, backend.open(request), precision)
 
 
@@ -192,15 +213,39 @@ def engine_request(bundle: Bundle, precision: str | None = None) -> EngineReques
         UsageError: the bundle has no such variant; the message lists what it has.
         IntegrityError: a file is not the one that the manifest names, or there is no model.
     """
-    return _request(bundle, *_parts(bundle, precision))
+    return _request(bundle, *_parts(bundle, precision), precision)
 
 
-def _request(bundle: Bundle, files: Mapping[str, str], settings: Mapping[str, str]) -> EngineRequest:
+def _request(
+    bundle: Bundle, files: Mapping[str, str], settings: Mapping[str, str], precision: str | None
+) -> EngineRequest:
+    read = {role: bundle.read(files[role]) for role in ("model", *OPTIONAL_ROLES) if role in files}
     return EngineRequest(
-        model=bundle.read(files["model"]),
-        weights=bundle.read(files["weights"]) if "weights" in files else None,
+        model=read["model"],
+        weights=read.get("weights"),
         settings=settings,
         outputs=tuple(tensor.name for tensor in bundle.manifest.model.outputs),
+        recipe=read.get("recipe"),
+        landmarks=read.get("landmarks"),
+        checks=lambda: self_tests(bundle, precision),
+    )
+
+
+def self_tests(bundle: Bundle, precision: str | None = None) -> tuple[Check, ...]:
+    """The bundle's self-tests, with the tolerance of the main model or of the variant of that `precision`.
+
+    Raises:
+        IntegrityError: a file is not the one that the manifest names.
+    """
+    variant = next((each for each in bundle.manifest.variants if each.precision == precision), None)
+    return tuple(
+        Check(
+            f"selftest-{index}",
+            {name: bundle.read_array(file) for name, file in test.inputs.items()},
+            {name: bundle.read_array(file) for name, file in test.outputs.items()},
+            test.tolerance if variant is None else variant.tolerance,
+        )
+        for index, test in enumerate(bundle.manifest.selftest)
     )
 
 
@@ -208,7 +253,7 @@ def _parts(bundle: Bundle, precision: str | None) -> tuple[Mapping[str, str], Ma
     """Files by role, and settings, of the main model or a variant."""
     manifest = bundle.manifest
     if precision is None or precision == manifest.target.precision:
-        found = {role: bundle.files_with_role(role) for role in ("model", "weights")}
+        found = {role: bundle.files_with_role(role) for role in ("model", *OPTIONAL_ROLES)}
         if not found["model"]:
             raise IntegrityError("the bundle has no model", where=str(bundle.path), why="no file has the role 'model'")
         return {role: paths[0] for role, paths in found.items() if paths}, manifest.target.settings
@@ -262,6 +307,16 @@ def version_problem(version: str, least: str, below: str | None) -> str | None:
     return None
 
 
+def require_fit(backend: Backend, manifest: Manifest) -> None:
+    """See that the runtime's version and this machine are what the bundle was exported for.
+
+    Raises:
+        MissingError: one is not, or the runtime is not installed.
+    """
+    _check_version(backend, manifest.target.runtime)
+    _check_machine(manifest)
+
+
 def _check_version(backend: Backend, need: RuntimeNeed) -> None:
     outside = version_problem(backend.version(), need.min, need.below)
     if outside:
@@ -270,7 +325,7 @@ def _check_version(backend: Backend, need: RuntimeNeed) -> None:
             f"the bundle needs {wanted}",
             where=f"{backend.name} {backend.version()}",
             why="outside that range the model was never checked",
-            fix=f"pip install '{wanted.replace(' ', '')}'",
+            fix=_VERSION_FIXES.get(need.name, f"pip install '{wanted.replace(' ', '')}'"),
         )
 
 

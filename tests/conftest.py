@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import platform
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -203,3 +206,57 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Classifier:
         postprocess=ClassificationPostprocess(("logits",)),
     )
     return Classifier(options, folder / "train.npz", folder / "test.npz")
+
+
+DOUBLES = Path(__file__).parent / "doubles"
+DOUBLED = ("tensorrt", "cuda", "cuda.bindings", "cuda.bindings.runtime", "switches", "onnxwire")
+
+
+@dataclass(frozen=True)
+class Board:
+    """A machine that has doubles of TensorRT and CUDA instead of the real ones; see tests/doubles/README.md.
+
+    Attributes:
+        switches: what it pretends to be, and its faults.
+        meminfo: the file that stands for /proc/meminfo.
+        cache: the folder of engines.
+    """
+
+    switches: Any
+    meminfo: Path
+    cache: Path
+
+    def become(self, **fields: Any) -> None:
+        """Change the switches; TensorRT is imported anew, as in another process."""
+        for name, value in fields.items():
+            assert hasattr(self.switches, name), name
+            setattr(self.switches, name, value)
+        sys.modules.pop("tensorrt", None)
+
+    def free(self, mib: int) -> None:
+        """Let the kernel call so much memory available."""
+        self.meminfo.write_text(f"MemTotal:        8000000 kB\nMemAvailable:   {mib * 1024} kB\n")
+
+    def engines(self) -> list[Path]:
+        """The engines in the cache."""
+        return sorted(self.cache.glob("*/engine.plan"))
+
+
+@pytest.fixture
+def board(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Board]:
+    """A double of a Jetson with JetPack 6.2, 6 GiB free and an empty cache; what is left on its GPU fails the test."""
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(sys, "path", [str(DOUBLES), *sys.path])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr("edgekit.runtimes.tensorrt_memory.MEMINFO", tmp_path / "meminfo")
+    for name in DOUBLED:
+        sys.modules.pop(name, None)
+    found = Board(import_module("switches").NOW, tmp_path / "meminfo", tmp_path / "cache" / "edgekit" / "engines")
+    found.free(6 * 1024)
+    try:
+        yield found
+        assert import_module("cuda.bindings.runtime").live() == {}
+    finally:
+        for name in DOUBLED:
+            sys.modules.pop(name, None)

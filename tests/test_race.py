@@ -222,7 +222,7 @@ def test_a_cap_reaches_the_process_and_is_told(models: dict[str, bytes], monkeyp
     [
         ({"int8": b"junk"}, "onnxruntime", FEEDS, InputError, "int8: ONNX Runtime cannot load the model"),
         ({}, "onnxruntime", {"x": np.ones(3, np.float32)}, InputError, "fp32: ONNX Runtime cannot run"),
-        ({}, "tensorrt", FEEDS, MissingError, "no runtime 'tensorrt'"),
+        ({}, "tensorrt", FEEDS, MissingError, "TensorRT is not installed"),
         ({}, "onnxruntime", {"x": np.array(["text"])}, InputError, "cannot go"),
     ],
     ids=["no model", "wrong shape", "no runtime", "no numbers"],
@@ -327,7 +327,7 @@ def test_a_race_on_arm_counts_where_the_boards_runtime_is(computer: Callable[...
     pytest.importorskip("onnxruntime")
     computer("aarch64", "asimddp")
     assert race_problem(profiles.get("snapdragon-865")) is None
-    assert "no runtime 'tensorrt'" in str(race_problem(profiles.get("orin-nano")))
+    assert "TensorRT is not installed" in str(race_problem(profiles.get("orin-nano")))
     assert race_problem(profiles.get("intel-n100")) == "this machine is aarch64, intel-n100 is x86_64"
     assert race_problem(profiles.get("host")) is None
 

@@ -11,7 +11,7 @@ import typer
 from edgekit.errors import EdgekitError
 
 COMMANDS = (
-    *("init", "export", "validate", "inspect", "verify", "prove", "run"),
+    *("init", "export", "validate", "inspect", "verify", "build", "prove", "profile", "run"),
     *("targets", "models", "keygen", "sign", "doctor"),
 )
 

@@ -25,7 +25,7 @@ def command(
     """Replay the bundle's self-test and answer its open questions here; the signed answer is written beside it."""
     from edgekit.prove import prove, require_passed, write_proof
 
-    proof = prove(bundle, key=key, threads=threads)
+    proof = prove(bundle, key=key, threads=threads, announce=note)
     written = write_proof(proof, bundle, sign_key)
     if not json:
         note(f"wrote {written[0]} and {written[1].name}")

@@ -35,7 +35,7 @@ def command(
     results: list[dict[str, Any]] = []
     with Bundle.open(bundle, key=key) as opened:
         opened.verify()  # every file, also those that running does not read: a damaged bundle is not used
-        session = open_session(opened, threads=threads, runtime=runtime)
+        session = open_session(opened, threads=threads, runtime=runtime, announce=note)
     with session, _progress(len(files), quiet=json) as advance:
         for start in range(0, len(files), batch):
             chosen = files[start : start + batch]

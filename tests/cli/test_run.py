@@ -155,7 +155,7 @@ def test_a_board_bundle_needs_its_board_or_an_explicit_runtime(
     image.fromarray(smear.image).save(folder / "smear.png")
     done = edgekit("run", femtodet_bundles["orin-nano"], "smear.png")
     assert done.code == 4
-    assert "no runtime 'tensorrt'" in done.err
+    assert "TensorRT is not installed" in done.err
     done = edgekit("run", femtodet_bundles["orin-nano"], "smear.png", "--runtime", "onnxruntime", "--json")
     found = done.document[0]["found"]
     assert [item["label"] for item in found].count("WBC") == 1

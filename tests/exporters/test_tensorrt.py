@@ -81,6 +81,7 @@ def test_the_recipe_holds_what_the_board_needs_to_build(femtodet_for: Request, b
         "tensorrt": {"min": request.profile.runtime_min, "below": request.profile.runtime_below},
         "network_flags": ["STRONGLY_TYPED"],
         "builder_flags": [],
+        "builder_flags_off": ["TF32"],
         "builder_optimization_level": 3,
         "profiling_verbosity": "DETAILED",
         "workspace": {"rule": "fraction-of-free-memory", "fraction": 0.5, "at_most_bytes": None},

@@ -21,6 +21,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -75,5 +76,91 @@ def make(tmp_path: Path, detector: Path, detector_spec: ModelSpec) -> Make:
         path = tmp_path / name
         write_bundle(path, replace(manifest, **fields), contents, private_key=private_key).close()
         return path
+
+    return write
+
+
+ONE_OR_MORE = {"image": {"min": [1, 3, 32, 32], "opt": [1, 3, 32, 32], "max": [8, 3, 32, 32]}}
+
+
+def build_recipe(**changes: Any) -> dict[str, Any]:
+    """`build.json` of the detector for JetPack 6.2."""
+    return {
+        "schema": "edgekit/tensorrt-build/2",
+        "target": "orin-nano",
+        "tensorrt": {"min": "10.3", "below": "10.4"},
+        "network_flags": ["STRONGLY_TYPED"],
+        "builder_flags": [],
+        "builder_optimization_level": 3,
+        "workspace": {"rule": "fraction-of-free-memory", "fraction": 0.5, "at_most_bytes": None},
+        "memory": {"estimate_bytes": 1 << 20, "floor_bytes": 512 << 20},
+        "profiling_verbosity": "DETAILED",
+        "timing_cache": "orin-nano.timing",
+        "optimization_profiles": [ONE_OR_MORE],
+        "trtexec": {"10": "trtexec --onnx=model.onnx --stronglyTyped", "11": "trtexec --onnx=model.onnx"},
+        **changes,
+    }
+
+
+def pictures(count: int, seed: int = 0) -> dict[str, Any]:
+    """Random input of the detector."""
+    import numpy as np
+
+    return {"image": np.random.default_rng(seed).random((count, 3, 32, 32), np.float32)}
+
+
+@pytest.fixture
+def truth(detector: Path) -> Callable[..., Any]:
+    """What ONNX Runtime computes of the detector's tensors: `truth(feeds, "head", "cells")` by name."""
+    from edgekit.runtimes.backend import EngineRequest
+    from edgekit.runtimes.onnxruntime import BACKEND
+
+    def run(feeds: Any, *names: str) -> dict[str, Any]:
+        import onnxwire
+
+        model = onnxwire.with_outputs(detector.read_bytes(), [name for name in names if name != "head"])
+        return BACKEND.open(EngineRequest(model)).run(feeds)
+
+    return run
+
+
+@pytest.fixture
+def marks(truth: Callable[..., Any]) -> Callable[[], bytes]:
+    """`landmarks.json` of the detector on `pictures(2)`."""
+
+    def write() -> bytes:
+        import numpy as np
+
+        from edgekit.bundle.landmarks import SCHEMA, Landmark, Landmarks, write_landmarks
+
+        found = truth(pictures(2), "cells", "head")
+        nodes = {"cells": ("pool", "AveragePool", "net.pool", "net.py:3"), "head": ("head", "Conv", None, None)}
+        tensors = []
+        for name, (node, operator, module, line) in nodes.items():
+            flat = found[name].reshape(-1)
+            at = tuple(range(0, flat.size, flat.size // 8))[:8]
+            values = tuple(float(value) for value in flat[list(at)])
+            largest = float(np.abs(flat).max())
+            tensors.append(Landmark(name, node, operator, module, line, found[name].shape, at, values, largest))
+        return write_landmarks(Landmarks(SCHEMA, 0, tuple(tensors)))
+
+    return write
+
+
+@pytest.fixture
+def request_of(detector: Path, truth: Callable[..., Any]) -> Callable[..., Any]:
+    """An `EngineRequest` of the detector with a self-test: `request_of(landmarks=..., builder_flags=[...])`.
+
+    What `EngineRequest` knows goes there, the rest into the recipe; `wanted` replaces the right answer.
+    """
+    from edgekit.runtimes.backend import Check, EngineRequest
+
+    def write(**changes: Any) -> Any:
+        known = {name: changes.pop(name) for name in ("landmarks", "settings", "announce", "checks") if name in changes}
+        feeds = pictures(2)
+        wanted = changes.pop("wanted", None) or truth(feeds, "head")
+        recipe = changes.pop("recipe", None) or json.dumps(build_recipe(**changes)).encode()
+        asked = {"checks": lambda: [Check("selftest-0", feeds, wanted, 1e-3)], **known}
+        return EngineRequest(detector.read_bytes(), outputs=("head",), recipe=recipe, **asked)
 
     return write

@@ -65,7 +65,7 @@ def test_model_weights_settings_threads_and_outputs_reach_the_backend(make: Make
         files={"net.xml": ("model", b"graph"), "net.bin": ("weights", b"numbers"), "notes.json": ("recipe", b"{}")},
     )
     load(path, threads=3).close()
-    assert recorder.requests == [EngineRequest(b"graph", b"numbers", {"HINT": "f32"}, 3, ("head",))]
+    assert recorder.requests == [EngineRequest(b"graph", b"numbers", {"HINT": "f32"}, 3, ("head",), recipe=b"{}")]
 
 
 @pytest.mark.parametrize("threads", [0, -1])
@@ -82,13 +82,23 @@ def test_a_session_on_one_thread_computes_the_same(make: Make, cells: np.ndarray
         np.testing.assert_array_equal(one.predict(cells).boxes, many.predict(cells).boxes)  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("target", ["tensorrt", "nowhere"])
-def test_a_runtime_that_is_not_here_is_missing_and_nothing_falls_back(make: Make, target: str) -> None:
-    with pytest.raises(MissingError, match=f"no runtime '{target}' is available") as caught:
-        load(make(runtime=target))
+def test_a_runtime_that_nobody_brings_is_missing_and_nothing_falls_back(make: Make) -> None:
+    with pytest.raises(MissingError, match="no runtime 'nowhere' is available") as caught:
+        load(make(runtime="nowhere"))
     assert caught.value.exit_code == 4
     assert "onnxruntime" in str(caught.value.why)
     assert "runtime='onnxruntime'" in str(caught.value.fix)
+
+
+def test_tensorrt_is_missing_where_its_package_is_and_nothing_falls_back(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)  # the import fails
+    with pytest.raises(MissingError, match="TensorRT is not installed") as caught:
+        load(make(runtime="tensorrt"))
+    assert caught.value.exit_code == 4
+    fix = str(caught.value.fix)
+    assert "python3-libnvinfer" in fix and "--system-site-packages" in fix and "runtime='onnxruntime'" in fix
 
 
 def test_another_runtime_computes_where_it_is_asked_for(make: Make, cells: np.ndarray, cells_found: list) -> None:

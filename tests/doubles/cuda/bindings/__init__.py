@@ -1,0 +1,1 @@
+"""Double of `cuda.bindings`: see runtime.py."""
