@@ -33,7 +33,7 @@ def _print(found: tuple[Build, ...]) -> None:
         (
             each.precision,
             "built" if each.engine.built else "found",
-            f"{each.engine.size_bytes / (1 << 20):.1f} MiB",
+            _size(each.engine.size_bytes),
             f"{each.engine.checks} passed" if each.engine.checks else "no self-test",
             None if each.engine.relative is None else f"{each.engine.relative:.2g}",
             each.engine.key[:16],
@@ -46,3 +46,7 @@ def _print(found: tuple[Build, ...]) -> None:
         say(f"{each.precision}: {each.engine.path}")
         for text in each.engine.notes:
             say(f"{each.precision}: {text}")
+
+
+def _size(count: int) -> str:
+    return f"{count / (1 << 20):.1f} MiB" if count >= 1 << 20 else f"{count / (1 << 10):.0f} KiB"

@@ -61,7 +61,11 @@ def command(
     calibration_samples: Annotated[int | None, typer.Option(help="How many of them.", rich_help_panel=INT8)] = None,
     observer: Annotated[
         str | None,
-        typer.Option(help="minmax, percentile, ema-percentile, mse, octav or entropy.", rich_help_panel=INT8),
+        typer.Option(
+            help="What chooses clip ranges: auto (the one whose outputs deviate least on calibration samples that set "
+            "no range), minmax, percentile, ema-percentile, mse, octav or entropy.",
+            rich_help_panel=INT8,
+        ),
     ] = None,
     activations: Annotated[
         str | None, typer.Option(help="static, or dynamic: ranges at run time.", rich_help_panel=INT8)

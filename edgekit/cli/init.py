@@ -40,7 +40,8 @@ source = {source}
 # calibration_samples = 128
 
 [quantization]
-# observer = "percentile"         # minmax, percentile, ema-percentile, mse, octav, entropy
+# observer = "auto"               # of minmax, percentile, mse, octav the one whose outputs deviate least; or one of
+#                                 # them by name, ema-percentile, entropy
 # activations = "static"          # dynamic: ranges at run time, in matrix products, on ONNX Runtime
 # equalize = true
 # bias_correction = true

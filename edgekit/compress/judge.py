@@ -11,9 +11,11 @@ import numpy.typing as npt
 
 from edgekit.compress.calibration import Feeds
 from edgekit.errors import InputError
+from edgekit.graph.end_to_end import PREFIX
 from edgekit.graph.graph import Graph
 from edgekit.graph.qdq import lower
 from edgekit.graph.quantspec import QuantSpec
+from edgekit.graph.wiring import Wiring
 from edgekit.runtimes.backend import EngineRequest
 from edgekit.runtimes.onnxruntime import BACKEND as ORT
 
@@ -26,7 +28,8 @@ class Judge:
 
     Attributes:
         samples: the inputs.
-        wanted: the float graph's outputs by name, one mapping a sample.
+        wanted: the float graph's outputs by name, one mapping a sample; without the detections that `end_to_end`
+            makes of the others (`ModelSpec.derived`), whose rows change places where scores are nearly equal.
         runtime: whose dialect quantized graphs are judged in; ONNX Runtime computes them whatever it is, since
             integers and scales are what differ.
     """
@@ -42,7 +45,9 @@ class Judge:
         Raises:
             InputError: it gives NaN or infinity for one.
         """
-        wanted = _run(graph, samples)
+        derived = {name for name, node in Wiring(graph.model).producers.items() if node.name.startswith(PREFIX)}
+        answers = _run(graph, samples)
+        wanted = [{name: outputs[name] for name in outputs if name not in derived} for outputs in answers]
         for number, outputs in enumerate(wanted, 1):
             for name, values in outputs.items():
                 if values.dtype.kind == "f" and not np.isfinite(values).all():

@@ -20,9 +20,11 @@ from edgekit.compress.observers import JUDGED, UNJUDGED
 from edgekit.compress.ptq import LEAST_APART, PtqOptions, prepare
 from edgekit.compress.statistics import HistogramOf
 from edgekit.errors import InputError
-from edgekit.graph.graph import Graph
+from edgekit.graph.end_to_end import OUTPUT, with_detections
+from edgekit.graph.graph import Graph, tensor_specs
 from edgekit.graph.passes import infer_shapes
 from edgekit.runtimes.onnxruntime import BACKEND
+from edgekit.spec import DetectionPostprocess, ModelSpec
 
 Array = np.ndarray
 Draw = Callable[[np.random.Generator], Array]
@@ -145,6 +147,37 @@ def test_the_float_graph_answers_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ORT", Counting())
     prepare(PLAIN, samples(normal))
     assert len(opened) == 1 + len(JUDGED)
+
+
+def detector() -> tuple[Graph, ModelSpec]:
+    """A detector of 64 anchors and two classes: a convolution whose channels are `yolov8-rows`."""
+    model = parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 20]> net (float[1,6,8,8] x) => (float[1,6,64] y)'
+        "{ c = Conv(x, w)  y = Reshape(c, s) }"
+    )
+    model.graph.node[0].name = "conv"
+    model.graph.initializer.append(numpy_helper.from_array(np.eye(6, dtype=np.float32).reshape(6, 6, 1, 1), "w"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1, 6, 64]), "s"))
+    post = DetectionPostprocess(("y",), "yolov8-rows", score_threshold=0.3)
+    inputs, outputs = tensor_specs(model.graph.input), tensor_specs(model.graph.output)
+    return Graph(infer_shapes(model), {}, ()), ModelSpec("net", "detection", inputs, outputs, postprocess=post)
+
+
+def test_detections_that_a_graph_makes_of_its_other_outputs_are_not_judged() -> None:
+    plain, spec = detector()
+    ended, told = with_detections(plain, spec)
+    assert told.derived == {OUTPUT}
+    rng = np.random.default_rng(0)
+    data = [{"x": rng.random((1, 6, 8, 8), np.float32)} for _ in range(COUNT)]
+    judges = [Judge.of(graph, data[:4], "onnxruntime") for graph in (plain, ended)]
+    assert [[set(outputs) for outputs in judge.wanted] for judge in judges] == [[{"y"}] * 4] * 2
+    errors = [
+        judge.error(*prepare(graph, data, PtqOptions(observer="minmax")).spec())
+        for judge, graph in zip(judges, (plain, ended), strict=True)
+    ]
+    assert 0 < errors[0] == errors[1]
+    judged = [dict(prepare(graph, data).judged) for graph in (plain, ended)]
+    assert judged[0] == judged[1] and set(judged[0]) == set(JUDGED)
 
 
 @pytest.mark.parametrize("count", [MIN_SAMPLES, 30, 140, 600])
