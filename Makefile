@@ -42,6 +42,7 @@ lint: $(VENV)/.installed
 	cd $(VENV) && bin/mypy --strict -p edgekit --config-file ../pyproject.toml --cache-dir ../.mypy_cache
 	cd $(VENV) && bin/lint-imports --config ../pyproject.toml --no-cache
 	$(BIN)/python tools/check_patterns.py
+	$(BIN)/python tools/check_reports.py
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format $(CHECKED)
@@ -72,7 +73,7 @@ $(VENV)/.files: $(BIN)/python FORCE
 
 $(VENV)/.installed: pyproject.toml constraints.txt $(VENV)/.files
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		-e '.[export,openvino,image,dev]' --config-settings editable_mode=strict
+		-e '.[export,openvino,image,report,dev]' --config-settings editable_mode=strict
 	@touch $@
 
 FORCE:

@@ -8,6 +8,7 @@ from functools import partial
 
 from edgekit import plugins, profiles, tooling
 from edgekit.errors import EdgekitError, MissingError
+from edgekit.runtimes.backend import Builder
 
 EXPORT_PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "safetensors")
 
@@ -45,7 +46,8 @@ def _runtime_version(name: str) -> str:
         raise MissingError(
             f"this version of edgekit has no {name} runtime", fix="run it on the device with one that has"
         )
-    return str(plugins.load("edgekit.runtimes", name).version())
+    backend = plugins.load("edgekit.runtimes", name)
+    return f"{backend.version()} on {backend.device()}" if isinstance(backend, Builder) else str(backend.version())
 
 
 def _exporter_version(name: str) -> str:

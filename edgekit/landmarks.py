@@ -14,6 +14,7 @@ from edgekit.graph.graph import Graph
 from edgekit.graph.half_reference import open_half, origin_of
 from edgekit.graph.islands import read_names
 
+_CHOOSING = frozenset({"NonMaxSuppression", "NonZero", "Unique", "Compress", "TopK"})
 _AT_ONCE = 64
 """Tensors a run: more would hold all activations of a large model at the same time."""
 
@@ -21,7 +22,8 @@ _AT_ONCE = 64
 def landmarks(graph: Graph, feeds: Mapping[str, np.ndarray], selftest: int = 0) -> bytes:
     """The content of `landmarks.json`.
 
-    Integers, what weights alone determine, empty tensors and tensors without a finite element have no landmark.
+    Integers, what weights alone determine, empty tensors and tensors without a finite element have no landmark; nor has
+    what follows from a choice among values, such as suppression: its size is not known, and near-equal scores flip it.
 
     Args:
         graph: the lowered graph, fp16 or fp16 with Q/DQ, as it stands in the bundle.
@@ -50,8 +52,11 @@ def _tells(value: npt.NDArray[Any]) -> bool:
 
 def _depending_on(graph: Graph, known: set[str]) -> list[NodeProto]:
     nodes = []
+    chosen: set[str] = set()
     for node in graph.model.graph.node:
-        if not known.isdisjoint(read_names(node)):
+        if node.op_type in _CHOOSING or not chosen.isdisjoint(read_names(node)):
+            chosen |= set(node.output)
+        elif not known.isdisjoint(read_names(node)):
             known = known | set(node.output)
             nodes.append(node)
     return nodes

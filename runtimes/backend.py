@@ -145,6 +145,14 @@ class LayerTimer(Protocol):
 class Builder(Protocol):
     """A backend whose engines are born on the device."""
 
+    def device(self) -> str:
+        """The device that engines are built on here.
+
+        Raises:
+            MissingError: there is none, or what reaches it is not installed.
+        """
+        ...
+
     def build(self, request: EngineRequest, *, force: bool) -> BuiltEngine:
         """Have an engine in the cache that passes the request's checks.
 

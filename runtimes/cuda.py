@@ -285,6 +285,6 @@ def _failed(call: str, status: str, said: str) -> EdgekitError:
             "no GPU can be used here",
             where=call,
             why=why,
-            fix="run it on the board; nvidia-smi or jetson_release tells",
+            fix="run it on the board itself; /etc/nv_tegra_release names its release",
         )
     return GateError("the GPU failed", where=call, why=why, fix="load the bundle again in a new process")

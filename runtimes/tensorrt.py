@@ -293,6 +293,11 @@ class TensorRtBackend:
 
         return str(trt.__version__)
 
+    def device(self) -> str:
+        """The GPU's name and compute capability."""
+        gpu = cuda.gpu()
+        return f"{gpu.name}, compute capability {gpu.compute_capability}"
+
     def open(self, request: EngineRequest) -> TensorRtEngine:
         """Load the engine of this request from the cache; build, check and keep it first where it is not there."""
         engine, _ = self._ready(request, force=False, recheck=False)

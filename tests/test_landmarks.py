@@ -91,3 +91,22 @@ def test_landmarks_of_femtodet_are_small_repeatable_and_name_modules(shipped_gra
     named = [each for each in read.tensors if each.module is not None and each.line is not None]
     assert len(named) > 0.9 * len(read.tensors)
     assert read.tensors[-1].tensor == "head"
+
+
+def test_what_follows_from_a_choice_among_values_has_no_landmark() -> None:
+    nodes = [
+        helper.make_node("Mul", ["x", "x"], ["square"], "square"),
+        helper.make_node("NonZero", ["square"], ["where"], "nonzero"),
+        helper.make_node("Transpose", ["where"], ["rows"], "turn", perm=[1, 0]),
+        helper.make_node("GatherND", ["square", "rows"], ["y"], "pick"),
+    ]
+    value = helper.make_tensor_value_info
+    inputs, outputs = [value("x", TensorProto.FLOAT, [2, 4])], [value("y", TensorProto.FLOAT, ["n"])]
+    model = helper.make_model(
+        helper.make_graph(nodes, "choice", inputs, outputs),
+        opset_imports=[helper.make_opsetid("", 20)],
+        ir_version=10,
+    )
+    graph = to_half(Graph(onnx.shape_inference.infer_shapes(model), {}, ()))
+    found = {landmark.node for landmark in read_landmarks(landmarks(graph, {"x": X})).tensors}
+    assert "square" in found and not found & {"nonzero", "turn", "pick"}

@@ -41,7 +41,7 @@ def _print(proof: Proof) -> None:
             None if a.value is None else f"{a.value:.3g}",
             a.unit,
             a.samples,
-            a.tolerance,
+            None if a.tolerance is None else f"{a.tolerance:.3g}",
             a.reason,
         )
         for a in proof.answers
