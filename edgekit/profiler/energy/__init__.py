@@ -1,0 +1,1 @@
+"""Joules per inference: meters, the integral over a window, and its uncertainty."""
