@@ -47,7 +47,8 @@ def _runtime_version(name: str) -> str:
             f"this version of edgekit has no {name} runtime", fix="run it on the device with one that has"
         )
     backend = plugins.load("edgekit.runtimes", name)
-    return f"{backend.version()} on {backend.device()}" if isinstance(backend, Builder) else str(backend.version())
+    version = str(backend.version())
+    return f"{version} on {backend.device()}" if isinstance(backend, Builder) else version
 
 
 def _exporter_version(name: str) -> str:

@@ -1,4 +1,4 @@
-"""`edgekit prove`: on the board, replay the bundle's self-test and answer its open questions, signed.
+"""`edgekit prove`: on the board, replay the bundle's self-test, profile it and answer its open questions, signed.
 
 The answer is a JSON file beside the bundle with a detached signature. A question that cannot be answered here stays
 `open` with its reason; nothing unanswered counts as passed.
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
 
@@ -36,11 +36,12 @@ from edgekit.errors import GateError, InconclusiveError, InputError, IntegrityEr
 from edgekit.evaluate.parity import compare
 from edgekit.machine import is_device, machine_names
 from edgekit.machine import system as operating_system
+from edgekit.profiler.short import ShortProfile, short_profile
 from edgekit.race import Entrant, RaceResult, race, reference_first
 from edgekit.runtimes.session import Session, engine_request, open_session
 from edgekit.structure import decode, encode
 
-SCHEMA = "edgekit/proof/1"
+SCHEMA: Final = "edgekit/proof/2"
 LATENCY_RUNS = 50
 LATENCY_WARMUP = 10
 
@@ -70,15 +71,16 @@ class Answer:
 
 @dataclass(frozen=True)
 class Proof:
-    """The signed document: which bundle, on what, and the answers."""
+    """The signed document: which bundle, on what, the answers, and a short profile."""
 
-    schema: str
+    schema: Literal["edgekit/proof/2"]
     bundle: str
     version: int
     manifest_sha256: str
     signed_bundle: bool
     device: dict[str, str]
     answers: tuple[Answer, ...]
+    profile: ShortProfile
 
     @property
     def failed(self) -> list[Answer]:
@@ -112,10 +114,11 @@ def prove(
         stranger = not is_device(manifest.target.identity, names)
         with open_session(bundle, threads=threads, announce=announce) as session:
             tests = tuple(_replay(bundle, session, i, test) for i, test in enumerate(manifest.selftest))
+            short = short_profile(bundle, session)
             answers = tuple(
                 _unanswerable(question, manifest.target.name, names[0])
                 if stranger
-                else _answer(bundle, session, question, tests)
+                else _answer(bundle, session, question, tests, short)
                 for question in manifest.questions
                 if question.kind != "race"
             )
@@ -132,7 +135,7 @@ def prove(
             if question.kind == "race"
         )
         every = (*tests, *others, *answers, *races)
-        return Proof(SCHEMA, manifest.name, manifest.version, bundle.digest, bundle.signed, device, every)
+        return Proof(SCHEMA, manifest.name, manifest.version, bundle.digest, bundle.signed, device, every, short)
 
 
 def write_proof(proof: Proof, bundle: Path, private_key: Path | None = None) -> tuple[Path, Path]:
@@ -168,7 +171,13 @@ def read_proof(path: Path, bundle: Bundle, public_key: Path) -> Proof:
     except OSError as error:
         raise InputError("the proof cannot be read", where=str(path), why=error.strerror or str(error)) from error
     check_signature(load_public_key(public_key), data, signature, str(path))
-    proof = decode(Proof, parse_json(data, str(path)), str(path))
+    content = parse_json(data, str(path))
+    said = content.get("schema") if isinstance(content, Mapping) else None
+    if said != SCHEMA:
+        raise InputError(
+            "this is no proof of this format", where=str(path), why=f"{said!a} is not {SCHEMA}", fix="prove again"
+        )
+    proof = decode(Proof, content, str(path))
     if proof.manifest_sha256 != bundle.digest:
         raise IntegrityError(
             "the proof is about another bundle",
@@ -272,7 +281,9 @@ def _replay(bundle: Bundle, session: Session, index: int, test: SelfTest) -> Ans
     return replace(answer, value=max(gap.relative for gap in gaps), unit="relative")
 
 
-def _answer(bundle: Bundle, session: Session, question: Question, tests: tuple[Answer, ...]) -> Answer:
+def _answer(
+    bundle: Bundle, session: Session, question: Question, tests: tuple[Answer, ...], short: ShortProfile
+) -> Answer:
     blank = Answer(question.id, question.kind, "open", tolerance=question.tolerance, unit=question.unit)
     if question.kind == "parity":
         failed = next((test for test in tests if test.status == "failed"), None)
@@ -294,7 +305,26 @@ def _answer(bundle: Bundle, session: Session, question: Question, tests: tuple[A
             status = "passed" if median <= bar else "failed"
         spread = (min(taken), max(taken))
         return replace(blank, status=status, value=median, spread=spread, unit="ms", samples=len(taken))
+    if question.kind == "energy":
+        return _joules(blank, short)
     return replace(blank, reason=f"this version cannot answer a question of kind {question.kind}")
+
+
+def _joules(blank: Answer, short: ShortProfile) -> Answer:
+    """The total of an inference, the idle board's included; decided where its whole interval is on one side."""
+    energy = short.energy
+    if energy is None:
+        assert short.energy_unknown is not None
+        return replace(blank, reason=f"no energy was measured: {short.energy_unknown.reason}")
+    value, spread, bar = energy.total.value_mj, energy.total.uncertainty_mj, blank.tolerance
+    found = replace(blank, value=value, spread=(value - spread, value + spread), unit="mJ", samples=energy.inferences)
+    if not energy.valid or (bar is not None and value - spread <= bar < value + spread):
+        reason = f"{bar:g} mJ is inside its interval" if energy.valid else "; ".join(energy.reasons)
+        return replace(found, reason=f"the energy is not decided: {reason}")
+    status: Literal["passed", "failed", "measured"] = "measured"
+    if bar is not None:
+        status = "passed" if value <= bar else "failed"
+    return replace(found, status=status)
 
 
 def _unanswerable(question: Question, target: str, machine: str) -> Answer:

@@ -75,6 +75,14 @@ def fused_graph() -> Graph:
     return _export(fuse(FemtoDet().eval(), _example()), _spec_of_20_classes())
 
 
+@pytest.fixture(autouse=True)
+def short_profiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Signed answers carry a profile of 30 runs here, not of seconds; the process counts as warm at once."""
+    from edgekit.profiler.latency import Plan
+
+    monkeypatch.setattr("edgekit.profiler.short.PLAN", Plan(runs=30, warmup_s=0.05))
+
+
 @pytest.fixture
 def torch_seed() -> Iterator[None]:
     """Torch's global random state, seeded for the test and put back after it."""

@@ -28,12 +28,15 @@ from edgekit.bundle import (
     check_signature,
     encode_array,
     generate_keys,
+    load_private_key,
     load_public_key,
+    sign_bytes,
     write_bundle,
 )
 from edgekit.bundle.signing import key_id
 from edgekit.errors import GateError, InconclusiveError, InputError, IntegrityError, MissingError
 from edgekit.machine import is_device, machine_names
+from edgekit.profiler.report import Energy, Joules
 from edgekit.prove import (
     LATENCY_RUNS,
     Answer,
@@ -286,7 +289,7 @@ def test_the_answer_is_written_beside_the_bundle_and_signed_by_this_device(make:
     assert written.parent == path.parent
     check_signature(public, written.read_bytes(), signature.read_bytes())
     document = json.loads(written.read_text())
-    assert document["schema"] == "edgekit/proof/1"
+    assert document["schema"] == "edgekit/proof/2"
     assert [answer["status"] for answer in document["answers"]] == ["passed"] * 3 + ["measured", "open"]
     assert (home / "edgekit" / "device.key").stat().st_mode & 0o777 == 0o600
     with Bundle.open(path) as bundle:
@@ -348,6 +351,8 @@ def test_a_written_proof_is_read_back_as_it_was(make: Make, home: Path) -> None:
         ("another bundle", IntegrityError, "about another bundle"),
         ("no signature", InputError, "cannot be read"),
         ("no proof", InputError, "cannot be read"),
+        ("older format", InputError, "'edgekit/proof/1' is not edgekit/proof/2"),
+        ("one field more", InputError, "unknown field 'surprise'"),
     ],
 )
 def test_a_proof_that_does_not_hold_is_refused(
@@ -362,6 +367,11 @@ def test_a_proof_that_does_not_hold_is_refused(
         _, public = generate_keys(tmp_path / "other")
     elif harm == "another bundle":
         path = make(PARITY, name="other.edgekit", version=5)
+    elif harm in ("older format", "one field more"):
+        change = {"schema": "edgekit/proof/1"} if harm == "older format" else {"surprise": 1}
+        raw = json.dumps({**json.loads(written.read_text()), **change}).encode()
+        written.write_bytes(raw)
+        signature.write_bytes(sign_bytes(load_private_key(device_key()), raw))
     else:
         (signature if harm == "no signature" else written).unlink()
     with Bundle.open(path) as bundle, pytest.raises(error, match=said):
@@ -378,6 +388,49 @@ def test_the_answer_names_neither_the_machine_nor_its_user(make: Make) -> None:
     for secret in (socket.gethostname(), str(Path.home()), str(path.parent)):
         assert not re.search(rf"(?<!\w){re.escape(secret)}(?!\w)", text)
     assert f'"{getpass.getuser()}"' not in text
+
+
+def test_it_carries_a_short_profile_with_bounds_and_conditions(make: Make) -> None:
+    short = prove(make(), threads=1).profile
+    assert short.runs == 30 and short.warmup_runs >= 1
+    assert short.median_ms.value > 0
+    assert (short.p99_ms.value_ms, short.p99_ms.reason) == (None, "30 < 299")
+    assert not short.steady and short.steady_reason
+    assert short.energy is not None or (short.energy_unknown is not None and short.energy_unknown.reason)
+    assert {"device", "kernel"} <= {row.name for row in short.conditions}
+    assert {row.source for row in short.conditions} == {None}
+    assert re.fullmatch("[0-9a-f]{64}", short.conditions_sha256)
+    assert not short.certificate.valid
+
+
+JOULES = {"value_mj": 12.0, "uncertainty_mj": 0.4}
+
+
+@pytest.mark.parametrize(
+    ("bar", "valid", "status"),
+    [
+        (None, True, "measured"),
+        (12.5, True, "passed"),
+        (11.5, True, "failed"),
+        (12.1, True, "open"),
+        (12.5, False, "open"),
+    ],
+)
+def test_where_there_is_a_meter_energy_is_answered_by_its_interval(
+    make: Make, monkeypatch: pytest.MonkeyPatch, bar: float | None, valid: bool, status: str
+) -> None:
+    joules = Joules(**JOULES)
+    window = (6.6, 10.0, 800)
+    energy = Energy(
+        *("ina3221 VDD_IN", "the module", *window, joules, joules, 11.0, 0.2, 4.0, False, None, 11.0, 1500, 1480.0),
+        valid=valid,
+        reasons=() if valid else ("a gap",),
+    )
+    measured = lambda *_, **__: energy  # noqa: E731
+    monkeypatch.setattr("edgekit.profiler.short._energy", measured)
+    answer = by_id(prove(make(replace(ENERGY, tolerance=bar))).answers)["energy"]
+    assert answer.status == status
+    assert (answer.value, answer.spread, answer.unit, answer.samples) == (12.0, (11.6, 12.4), "mJ", 800)
 
 
 def test_a_configuration_folder_that_cannot_be_made_is_an_input_error(make: Make, home: Path) -> None:

@@ -11,8 +11,8 @@ import typer
 from edgekit.errors import EdgekitError
 
 COMMANDS = (
-    *("init", "export", "validate", "inspect", "verify", "build", "prove", "profile", "run"),
-    *("targets", "models", "keygen", "sign", "doctor"),
+    *("init", "export", "validate", "inspect", "verify", "build", "prove", "attest", "profile", "compare", "run"),
+    *("targets", "models", "keygen", "sign", "doctor", "wheelhouse"),
 )
 
 app = typer.Typer(

@@ -47,6 +47,8 @@ CASES: dict[str, tuple[list[str], int, str]] = {
     "bundle": (["inspect", "missing"], 2, "missing"),
     "verify": (["verify", "missing"], 2, "missing"),
     "prove": (["prove", "missing"], 2, "missing"),
+    "attest": (["attest", "missing"], 2, "missing"),
+    "profile": (["profile", "missing"], 2, "missing"),
     "picture": (["run", "missing", "missing.png"], 2, "missing.png"),
     "key": (["verify", "missing", "--key", "missing.pub"], 2, "missing"),
     "sign": (["sign", "missing", "--key", "missing.key"], 2, "missing"),
