@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from edgekit.compress.fuse import check_same, fuse, refuse_training_mode
+from edgekit.compress.repavit import Reparameterize
 from edgekit.errors import UsageError
 from edgekit.structure import decode
 
@@ -51,7 +52,7 @@ class Rewrite:
     """Apply the exact rewrites that a network knows of itself; a network that knows none is left as it is."""
 
     name: ClassVar[str] = "rewrite"
-    follows: ClassVar[tuple[str | None, ...]] = ("fuse",)
+    follows: ClassVar[tuple[str | None, ...]] = ("fuse", "reparameterize")
 
     def apply(self, module: nn.Module, example: tuple[Tensor, ...]) -> tuple[nn.Module, dict[str, Any]]:
         refuse_training_mode(module, self.name)
@@ -59,7 +60,9 @@ class Rewrite:
         return rewritten, {"deviation": check_same(module, rewritten, example, self.name)}
 
 
-STEPS: dict[str, type[Fuse] | type[Rewrite]] = {step.name: step for step in (Fuse, Rewrite)}
+STEPS: dict[str, type[Fuse] | type[Reparameterize] | type[Rewrite]] = {
+    step.name: step for step in (Fuse, Reparameterize, Rewrite)
+}
 
 
 @dataclass(frozen=True)

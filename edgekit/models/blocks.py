@@ -84,7 +84,7 @@ class IBEConv(nn.Module):
         return with_activation(conv_like(self.conv, kernel, shift1 + shift2), self.act)
 
 
-def batch_norm_affine(bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+def batch_norm_affine(bn: nn.BatchNorm1d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """The factor and shift, float64 (channels,), that `bn` applies in evaluation mode.
 
     Raises:

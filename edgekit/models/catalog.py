@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from edgekit.errors import InputError, UnsupportedError
 from edgekit.models.femtodet import FemtoDet, FemtoDetConfig, femtodet_spec
+from edgekit.models.vision import network_and_spec
 from edgekit.smear import draw_smear
 from edgekit.spec import ModelSpec
 
@@ -128,7 +129,10 @@ def _femtodet(config: dict[str, Any], where: str) -> tuple[nn.Module, ModelSpec]
     return network, spec
 
 
-_BUILDERS: dict[str, Callable[[dict[str, Any], str], tuple[nn.Module, ModelSpec]]] = {"femtodet": _femtodet}
+_BUILDERS: dict[str, Callable[[dict[str, Any], str], tuple[nn.Module, ModelSpec]]] = {
+    "femtodet": _femtodet,
+    "repavit": network_and_spec,
+}
 
 CATALOG = {
     "femtodet": Entry(
